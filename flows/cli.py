@@ -1,0 +1,227 @@
+"""The command line `retrain`.
+
+    retrain run --store s3://models/digits --min-accuracy 0.97
+    retrain versions | champion | show VERSION
+
+Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
+0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
+results to standard output. Prefect is imported by `run` alone, TensorFlow by the steps that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from flows.summary import as_json, as_text
+from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
+from tasks.settings import Settings
+from tasks.storage import Registry, open_store
+from tasks.storage.registry import Manifest
+from tasks.values import Outcome
+
+LOG = logging.getLogger("retrain")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except RetrainError as error:
+        if options.debug:
+            raise
+        print(f"retrain: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("retrain: stopped. Run again: what was finished is kept.", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """`retrain run`."""
+    settings = _settings(options)
+    _show_progress()
+    try:
+        outcome = _run(settings, options.or_digits)
+    except GateRejected as rejection:
+        if not isinstance(rejection.outcome, Outcome):
+            raise
+        outcome = rejection.outcome
+    if options.report_dir:
+        _copy_report(outcome, options.report_dir)
+    print(as_json(outcome) if options.json else as_text(outcome))
+    return GateRejected.exit_code if outcome.verdict == "rejected" else 0
+
+
+def versions(options: argparse.Namespace) -> int:
+    """`retrain versions`."""
+    registry = _registry(options)
+    champion = registry.champion()
+    for manifest in registry.versions():
+        print(_line(manifest), "champion" if champion and champion.version == manifest.version else "", sep="  ")
+    return 0
+
+
+def champion(options: argparse.Namespace) -> int:
+    """`retrain champion`."""
+    registry = _registry(options)
+    pointer = registry.champion()
+    if pointer is None:
+        raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", "See `retrain run`.")
+    print(_line(registry.manifest(pointer.version)))
+    print(f"since {pointer.moved:%Y-%m-%d %H:%M} UTC, generation {pointer.generation}, {pointer.reason}")
+    print(registry.address(pointer.version, "model.keras"))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """`retrain show VERSION`."""
+    registry = _registry(options)
+    manifest = registry.manifest(options.version)
+    print(registry.read(options.version, "report.md").decode())
+    for file in manifest.files:
+        print(f"{file.sha256}  {file.size:>10,}  {registry.address(options.version, file.path)}")
+    return 0
+
+
+def _run(settings: Settings, or_digits: bool) -> Outcome:
+    from flows.server import client_settings, serving
+
+    with serving() as server:
+        client_settings(server)
+        LOG.info("starting a temporary Prefect server" if server.temporary else f"Prefect server {server.url}")
+        from flows.ahead import import_ahead
+
+        import_ahead(settings)
+        server.wait()
+        try:
+            return _flow(settings)
+        except MirrorsUnreachable as error:
+            if not or_digits:
+                raise
+            LOG.warning("%s", error)
+            LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
+            return _flow(settings.model_copy(update={"dataset": "digits"}))
+
+
+def _flow(settings: Settings) -> Outcome:
+    from flows.retrain import retrain
+
+    data, recipe, gate = settings.cards()
+    state = retrain(data, recipe, gate, settings.device, settings.store, settings.refresh, return_state=True)
+    outcome: Outcome = state.result()
+    return outcome
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "setting"
+        raise UsageError(
+            f"cannot use {_flag(name)} {first['input']!r}", first["msg"].lower(), "See `retrain run --help`."
+        ) from error
+
+
+def _registry(options: argparse.Namespace) -> Registry:
+    settings = _settings(options)
+    return Registry(open_store(settings.store), settings.dataset)
+
+
+def _line(manifest: Manifest) -> str:
+    metrics = manifest.facts["metrics"]
+    return f"{manifest.version:>4}  {manifest.created:%Y-%m-%d %H:%M}  accuracy {metrics['accuracy']:.4f}"
+
+
+def _copy_report(outcome: Outcome, folder: Path) -> None:
+    store = open_store(outcome.store)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.html", "report.json", "report.md"):
+        (folder / name).write_bytes(store.get(f"runs/{outcome.run}/{name}").data)
+
+
+def _show_progress() -> None:
+    """What the job logs goes to standard error, one plain line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    LOG.setLevel(logging.INFO)
+    LOG.addHandler(handler)
+    LOG.propagate = False
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retrain", description="Retrain the MNIST model and publish it if it is good."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    running = commands.add_parser("run", help="run the whole job", description=run_description())
+    _add_fields(running, list(Settings.model_fields))
+    running.add_argument(
+        "--report-dir", type=Path, metavar="DIR", help="write report.html, .json and .md there as well"
+    )
+    running.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
+    running.add_argument(
+        "--or-digits",
+        action="store_true",
+        help="where no mirror can be reached, train on scikit-learn's digits instead",
+    )
+    running.set_defaults(command=run)
+    for name, command, text in (
+        ("versions", versions, "list the published versions"),
+        ("champion", champion, "tell which version is the champion"),
+        ("show", show, "show a version's report and files"),
+    ):
+        reading = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        if name == "show":
+            reading.add_argument("version", type=int, metavar="VERSION", help="the version's number")
+        _add_fields(reading, ["store", "dataset"])
+        reading.set_defaults(command=command)
+    for command_parser in commands.choices.values():
+        command_parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_description() -> str:
+    """What `retrain run --help` says first."""
+    return (
+        "Download, preprocess, train, evaluate, judge, publish. What was computed before is reused. "
+        "Every option is also an environment variable: --min-accuracy is RETRAIN_MIN_ACCURACY."
+    )
+
+
+def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    for name in names:
+        parser.add_argument(_flag(name), dest=name, default=None, **_argument(Settings.model_fields[name]))
+
+
+def _argument(field: FieldInfo) -> dict[str, Any]:
+    """An option from a field; its bounds are the field's own, checked when the settings are made."""
+    text = (field.description or "").replace("%", "%%")
+    if field.annotation is bool:
+        return {"action": argparse.BooleanOptionalAction, "help": text}
+    shown = f"{text} Default: {field.default}." if field.default != () else text
+    if get_origin(field.annotation) is tuple:
+        return {"action": "append", "metavar": "URL", "help": text}
+    choices = get_args(field.annotation)
+    return {"help": shown, "choices": choices} if choices else {"help": shown, "metavar": "VALUE"}
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The job: download → preprocess → train → evaluate → judge → publish.
+
+Each line below is one cached step: it runs if its inputs or its code changed, and is reused otherwise, on any machine
+that opens the same store. Run it with `retrain run`, from the Prefect interface, or as a scheduled deployment.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from tasks.caching import Run
+from tasks.device import resolve
+from tasks.download import download
+from tasks.errors import GateRejected
+from tasks.evaluate import evaluate
+from tasks.judge import gate_for, judge
+from tasks.preprocess import preprocess
+from tasks.provenance import provenance
+from tasks.publish import publish, record
+from tasks.report.facts import Facts
+from tasks.report.step import report
+from tasks.report.words import accuracy_line, verdict_line
+from tasks.settings import Data, DeviceChoice, Gate, Recipe
+from tasks.storage.probe import check
+from tasks.train import train
+from tasks.values import Decision, Outcome, Receipt, Record
+
+
+def _name() -> str:
+    given = flow_run.parameters
+    return f"{given['data'].dataset}, {given['recipe'].epochs} epochs, seed {given['recipe'].seed}"
+
+
+@flow(name="retrain", flow_run_name=_name)
+def retrain(
+    data: Data = Data(),
+    recipe: Recipe = Recipe(),
+    gate: Gate = Gate(),
+    device: DeviceChoice = "auto",
+    store: str = "./store",
+    refresh: bool = False,
+) -> State[Outcome]:
+    """Retrain the model and publish it if it passes the gate.
+
+    Args:
+        data: What to learn from.
+        recipe: How to train.
+        gate: What a model must reach to be published.
+        device: Where to train: auto takes a GPU where there is one, gpu fails without one.
+        store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
+        refresh: Compute every step anew instead of reusing cached results.
+    """
+    run = Run(id=str(flow_run.id), url=store, refresh=refresh)
+    check(run.store)  # a store that cannot be written should not cost a training first
+    kind = resolve(device)
+
+    source = download(data.dataset, data.mirror, run)
+    prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
+    trained = train(prepared.train, prepared.validation, recipe, kind, run)
+    evaluation = evaluate(trained.model, prepared.test, run)
+    decision = judge(evaluation, gate_for(data.dataset, gate), run)
+
+    facts = Facts(
+        prepared=prepared,
+        recipe=recipe,
+        trained=trained,
+        evaluation=evaluation,
+        decision=decision,
+        provenance=provenance(source.source, run.seconds),
+    )
+    reports = report(facts, run)
+    recorded = record(facts, reports, run)
+    if decision.verdict == "reject":
+        return rejected(decision, recorded, run)
+    return published(decision, publish(facts, reports, run), recorded, run)
+
+
+def rejected(decision: Decision, recorded: Record, run: Run) -> State[Outcome]:
+    """A final state that is neither Completed nor taken for a crash."""
+    outcome = _outcome("rejected", decision, None, recorded, run)
+    message = f"{verdict_line(decision)}. Report: {recorded.report}"
+    return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))
+
+
+def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) -> State[Outcome]:
+    """A final state that names the version."""
+    outcome = _outcome("published" if receipt.new else "already published", decision, receipt, recorded, run)
+    message = f"{receipt.model} version {receipt.version}, {accuracy_line(decision)}. Report: {recorded.report}"
+    return Completed(name="Published" if receipt.new else "Unchanged", message=message, data=outcome)
+
+
+def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded: Record, run: Run) -> Outcome:
+    return Outcome(
+        verdict=verdict,
+        run=run.id,
+        store=run.store.url,
+        decision=decision,
+        receipt=receipt,
+        report=recorded.report,
+        steps=tuple(run.steps),
+    )

@@ -1,0 +1,48 @@
+"""How a run ended, for a person (`as_text`) or a program (`as_json`). Called by the command line; imports no Prefect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tasks.report.words import accuracy_line, duration, gate_rows
+from tasks.values import Outcome, StepRun
+
+
+def as_json(outcome: Outcome) -> str:
+    """One JSON object on one line."""
+    return json.dumps(outcome.model_dump(mode="json"), sort_keys=True)
+
+
+def as_text(outcome: Outcome) -> str:
+    """The summary at the end of a run: accuracy, the gate's rows, the version, the report, the time of each step."""
+    return "\n".join(["", _verdict(outcome), "", *_gate(outcome), "", *_steps(outcome.steps), "", *_places(outcome)])
+
+
+def _verdict(outcome: Outcome) -> str:
+    line = accuracy_line(outcome.decision)
+    receipt = outcome.receipt
+    if receipt is None:
+        return f"REJECTED: {line}. Nothing was published."
+    if receipt.new:
+        return f"PUBLISHED {receipt.model} version {receipt.version}: {line}."
+    return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}."
+
+
+def _gate(outcome: Outcome) -> list[str]:
+    rows = gate_rows(outcome.decision)
+    return [
+        f"  {row['result']}  {row['check']:<22} {row['value']:>7}  {row['needs']:>9}  {row['because']}" for row in rows
+    ]
+
+
+def _steps(steps: Sequence[StepRun]) -> list[str]:
+    lines = [f"  {step.name:<11} {duration(step.seconds):>8}  {step.reason}" for step in steps]
+    cached = sum(step.cached for step in steps)
+    total = sum(step.seconds for step in steps)
+    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused"]
+
+
+def _places(outcome: Outcome) -> list[str]:
+    model = [f"  model   {outcome.receipt.url}"] if outcome.receipt else []
+    return [*model, f"  report  {outcome.report}"]

@@ -1,0 +1,41 @@
+"""Images and labels in memory: their types, their scale, their bytes in the store. Pure; called by the steps."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+
+SCALE = 1 / 255
+
+
+class Split(NamedTuple):
+    """Images uint8 (n, 784) and their labels uint8 (n,)."""
+
+    images: Bytes
+    labels: Bytes
+
+
+def scale(images: Bytes) -> NDArray[np.float32]:
+    """What the model sees: float32 in [0, 1], of the same shape."""
+    return np.multiply(images, np.float32(SCALE), dtype=np.float32)
+
+
+def to_npy(array: Bytes) -> bytes:
+    """An array as .npy bytes; the same array gives the same bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(data: bytes) -> Bytes:
+    """The array of `to_npy`, read-only, without a copy."""
+    header = io.BytesIO(data)
+    version = np.lib.format.read_magic(header)
+    assert version == (1, 0), version
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    return np.frombuffer(data, dtype, offset=header.tell()).reshape(shape)

@@ -1,0 +1,200 @@
+"""Cache keys: what a step's result depends on, and nothing else.
+
+A key is the SHA-256 of a small JSON document: the step's name, its inputs, the source of its module and of every
+project module that one imports (transitively), the versions of the numeric packages it uses. The same work gives the
+same key in any process on any machine; an edit to a helper changes the keys of exactly the steps that import it.
+Pure: called by `tasks.caching.steps` alone, imports neither Prefect nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+PROJECT = ("tasks", "flows")
+
+# Modules whose code cannot change a result: those that run steps and keep results, and those that only declare
+# fields (whose content is in the inputs; a test checks that they declare nothing else).
+PLUMBING = ("tasks.caching", "tasks.storage", "tasks.page")
+DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors")
+
+
+def key_document(step: str, module: str, inputs: Mapping[str, Any], packages: Iterable[str]) -> dict[str, Any]:
+    """What the key of `step` is the digest of: {"step", "inputs", "code", "packages"}.
+
+    Args:
+        step: The step's name.
+        module: The module that defines it ("tasks.train").
+        inputs: The step's arguments: values, and plain JSON types.
+        packages: Distributions whose version may change the result.
+    """
+    return {
+        "step": step,
+        "inputs": {name: plain(value) for name, value in inputs.items()},
+        "code": {name: source_digest(name) for name in sorted(closure(module))},
+        "packages": {name: installed(name) for name in sorted(packages)},
+    }
+
+
+def key_of(document: Mapping[str, Any]) -> str:
+    """The SHA-256 of the document's canonical JSON, in hex."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """One spelling of a JSON value: sorted keys, no spaces, ASCII. Raises ValueError on NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def plain(value: Any) -> Any:
+    """A value as plain JSON types. Raises TypeError for what has no canonical form (an array, a model, a client)."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a step's input must be a value or plain JSON, not {type(value).__name__}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, what changed between two key documents: "learning_rate 0.001 → 0.002", "code tasks.train changed"."""
+    inputs = _input_differences(old.get("inputs", {}), new["inputs"])
+    code = [f"code {name} changed" for name in _changed(old.get("code", {}), new["code"])]
+    packages = [
+        f"{name} {old.get('packages', {}).get(name)} → {new['packages'].get(name)}"
+        for name in _changed(old.get("packages", {}), new["packages"])
+    ]
+    return inputs + code + packages
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
+def _input_differences(old: Any, new: Any, name: str = "") -> list[str]:
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        if "sha256" in new:
+            return [f"{name} changed"]
+        return [line for key in sorted({*old, *new}) for line in _input_differences(old.get(key), new.get(key), key)]
+    return [f"{name} {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def installed(distribution: str) -> str | None:
+    """The version of an installed distribution, or None."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def closure(module: str) -> set[str]:
+    """The project's modules that `module` imports, directly or not, and itself; imports inside functions count too."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or _is_exempt(name):
+            continue
+        found.add(name)
+        waiting.extend(_imports(name))
+    return found
+
+
+def _is_exempt(module: str) -> bool:
+    return module in DECLARATIONS or module.startswith(PLUMBING)
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    return frozenset(_project_imports(module, _tree(module)))
+
+
+def _project_imports(module: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if _is_project(alias.name))
+        elif isinstance(node, ast.ImportFrom) and _is_project(base := _absolute(module, node)):
+            yield base
+            # `from package import name`: the name may be a module of its own.
+            yield from (full for alias in node.names if _source_path(full := f"{base}.{alias.name}"))
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module if _is_package(module) else module.rpartition(".")[0]
+    parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parents, *([node.module] if node.module else [])])
+
+
+def _is_project(module: str) -> bool:
+    return module.split(".")[0] in PROJECT
+
+
+@cache
+def _source_path(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _is_package(module: str) -> bool:
+    path = _source_path(module)
+    return path is not None and path.name == "__init__.py"
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    path = _source_path(module)
+    if path is None:
+        raise ModuleNotFoundError(f"no source for the project's module {module}")
+    return ast.parse(path.read_bytes())
+
+
+@cache
+def source_digest(module: str) -> str:
+    """SHA-256 of a module's syntax tree without docstrings: blind to comments, layout, line numbers and paths."""
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    # The dump differs between Python versions; so may results, and a key may then only miss, never lie.
+    digest = hashlib.sha256(ast.dump(tree).encode())
+    for path in _data_files(module):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_files(module: str) -> list[Path]:
+    """Templates and the like beside a package's modules are code too."""
+    path = _source_path(module)
+    if path is None or path.name != "__init__.py":
+        return []
+    return sorted(file for file in path.parent.iterdir() if file.is_file() and file.suffix not in {".py", ".pyc"})
+
+
+def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None

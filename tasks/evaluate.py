@@ -1,0 +1,101 @@
+"""The evaluate step: the exact bytes of the model file, on every test image, once.
+
+Keeps each image's probabilities, so that a later version can be compared image by image.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks import model_file
+from tasks.arrays import Bytes, from_npy, scale
+from tasks.caching import Run, step
+from tasks.errors import TrainingError
+from tasks.values import Artifact, ClassScore, Evaluation, Examples
+
+LOG = logging.getLogger("retrain.evaluate")
+
+Probabilities = NDArray[np.float32]
+
+
+def predict(model: bytes, images: Bytes) -> Probabilities:
+    """The model's probabilities, float32 (n, classes), for uint8 images (n, 784).
+
+    Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
+    if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
+        raise TrainingError(
+            "cannot evaluate the model", "its outputs are no probabilities", "Use a lower --learning-rate."
+        )
+    return found
+
+
+def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:
+    """Accuracy, loss, precision and recall per class, confusion matrix, through scikit-learn.
+
+    Args:
+        probabilities: float32 (n, classes).
+        labels: uint8 (n,).
+        predictions: Where the per-image predictions are kept.
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, _, support = precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0.0
+    )
+    exact = probabilities.astype(np.float64)
+    correct = int((predicted == labels).sum())
+    return Evaluation(
+        predictions=predictions,
+        images=len(labels),
+        correct=correct,
+        accuracy=correct / len(labels),
+        loss=float(log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=classes)),
+        classes=tuple(
+            ClassScore(
+                label=int(label),
+                precision=float(precision[label]),
+                recall=float(recall[label]),
+                support=int(support[label]),
+            )
+            for label in classes
+        ),
+        confusion=tuple(
+            tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=classes)
+        ),
+    )
+
+
+def to_npz(probabilities: Probabilities, labels: Bytes) -> bytes:
+    """Per-image predictions as .npz bytes: `probabilities`, `predicted` uint8 (n,), `labels`; reproducible."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, probabilities=probabilities, predicted=probabilities.argmax(axis=1).astype(np.uint8), labels=labels
+    )
+    return buffer.getvalue()
+
+
+def from_npz(data: bytes) -> tuple[Probabilities, Bytes]:
+    """The probabilities and labels of `to_npz`. Nothing is unpickled."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return archive["probabilities"], archive["labels"]
+
+
+@step(packages=["keras", "numpy", "scikit-learn", "tensorflow", "tensorflow-cpu"])
+def evaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
+    """Measure the model file on the test set."""
+    labels = from_npy(run.artifacts.get(test.labels))
+    probabilities = predict(run.artifacts.get(model), from_npy(run.artifacts.get(test.images)))
+    predictions = run.artifacts.put(to_npz(probabilities, labels), "application/x-npz")
+    found = score(probabilities, labels, predictions)
+    LOG.info("evaluate: %d of %d test images right, accuracy %.4f", found.correct, found.images, found.accuracy)
+    return found

@@ -1,0 +1,123 @@
+"""The judge step: does the candidate pass the gate?
+
+Pure and closed: whatever is missing, inconsistent or not a number fails. Every check is one row with the value, the
+limit and a sentence; the verdict is their conjunction, so the gate can be read and added to row by row.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from statistics import NormalDist
+
+from tasks.caching import Run, step
+from tasks.datasets import DIGITS
+from tasks.page import show_table
+from tasks.report.words import gate_rows
+from tasks.settings import Gate
+from tasks.values import Check, Decision, Evaluation
+
+LOG = logging.getLogger("retrain.judge")
+
+# One-sided 95 %: 5 % of equally good models that are exactly at the limit would fail by chance.
+ONE_SIDED = NormalDist().inv_cdf(0.95)
+TWO_SIDED = NormalDist().inv_cdf(0.975)
+
+# 360 test images resolve less than 10,000: the same recipe's scores spread wider, and so do the limits.
+DIGITS_GATE = Gate(min_accuracy=0.90, min_accuracy_lower_bound=0.85, min_class_recall=0.70)
+
+
+def gate_for(dataset: str, gate: Gate) -> Gate:
+    """The gate with the data set's own limits wherever none was chosen."""
+    if dataset != DIGITS.name:
+        return gate
+    return DIGITS_GATE.model_copy(update={name: getattr(gate, name) for name in gate.model_fields_set})
+
+
+def wilson(correct: int, images: int, z: float) -> tuple[float, float]:
+    """Wilson's score interval for a proportion.
+
+    Args:
+        correct: Successes.
+        images: Trials, at least 1.
+        z: Normal quantile: `TWO_SIDED` for the 95 % interval, `ONE_SIDED` where only one end is used.
+
+    Source: E. B. Wilson (1927), Probable inference, the law of succession, and statistical inference, Journal of the
+    American Statistical Association 22:209-212.
+    """
+    share = correct / images
+    centre = share + z * z / (2 * images)
+    spread = z * math.sqrt(share * (1 - share) / images + z * z / (4 * images * images))
+    scale = 1 + z * z / images
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def decide(evaluation: Evaluation, gate: Gate) -> Decision:
+    """Judge a candidate by its evaluation.
+
+    Args:
+        evaluation: What was measured on the test set.
+        gate: The limits.
+    """
+    checks = (
+        _sound(evaluation),
+        _accuracy(evaluation, gate.min_accuracy),
+        _lower_bound(evaluation, gate.min_accuracy_lower_bound),
+        _weakest_class(evaluation, gate.min_class_recall),
+    )
+    return Decision(
+        verdict="publish" if all(check.passed for check in checks) else "reject",
+        accuracy=evaluation.accuracy,
+        interval=wilson(evaluation.correct, evaluation.images, TWO_SIDED) if evaluation.images else (0.0, 1.0),
+        checks=checks,
+    )
+
+
+def _check(name: str, value: float, limit: float, sentence: str) -> Check:
+    margin = value - limit
+    return Check(name=name, value=value, limit=limit, margin=margin, passed=margin >= 0, sentence=sentence)
+
+
+def _sound(evaluation: Evaluation) -> Check:
+    """The counts agree with each other, and every class was tested."""
+    confusion = evaluation.confusion
+    agree = (
+        evaluation.images == sum(map(sum, confusion)) > 0
+        and evaluation.correct == sum(row[label] for label, row in enumerate(confusion))
+        and math.isclose(evaluation.accuracy, evaluation.correct / evaluation.images)
+        and len(evaluation.classes) == len(confusion)
+    )
+    tested = sum(1 for score in evaluation.classes if score.support > 0) if agree else 0
+    sentence = f"{tested} of {len(confusion)} classes have test images and the counts agree"
+    return _check(
+        "classes tested", tested, max(len(confusion), 2), sentence if agree else "the counts contradict each other"
+    )
+
+
+def _accuracy(evaluation: Evaluation, limit: float) -> Check:
+    sentence = f"{evaluation.correct:,} of {evaluation.images:,} test images are right"
+    return _check("accuracy", evaluation.accuracy, limit, sentence)
+
+
+def _lower_bound(evaluation: Evaluation, limit: float) -> Check:
+    bound = wilson(evaluation.correct, evaluation.images, ONE_SIDED)[0] if evaluation.images else 0.0
+    sentence = f"with 95 % confidence the true accuracy is at least {bound:.4f} (Wilson)"
+    return _check("accuracy lower bound", bound, limit, sentence)
+
+
+def _weakest_class(evaluation: Evaluation, limit: float) -> Check:
+    if not evaluation.classes:
+        return _check("lowest class recall", 0.0, max(limit, 1e-9), "no class was measured")
+    weakest = min(evaluation.classes, key=lambda score: score.recall)
+    sentence = f"class {weakest.label} is the weakest, over {weakest.support:,} test images"
+    return _check("lowest class recall", weakest.recall, limit, sentence)
+
+
+@step(cached=False)
+def judge(evaluation: Evaluation, gate: Gate, run: Run) -> Decision:
+    """Judge the candidate and show the gate's rows on the run's page."""
+    decision = decide(evaluation, gate)
+    show_table("gate", gate_rows(decision), f"The gate says: {decision.verdict}")
+    for check in decision.checks:
+        LOG.info("judge: %s %s: %s", "pass" if check.passed else "FAIL", check.name, check.sentence)
+    return decision

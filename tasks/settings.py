@@ -1,0 +1,82 @@
+"""Every setting, its bounds and its default, on one screen.
+
+The same fields are the cards of the Prefect run form, the options of `retrain run`, and `RETRAIN_*` environment
+variables. Anybody may import this module; it imports neither Prefect nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tasks.values import Value
+
+Dataset = Literal["mnist", "digits"]
+DeviceChoice = Literal["auto", "cpu", "gpu"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Data(Value):
+    """What to learn from."""
+
+    dataset: Dataset = Field("mnist", description="Data set; digits is the small one inside scikit-learn.")
+    mirror: tuple[str, ...] = Field(
+        (), description="Mirrors to try, in order: https://, file:// or s3://. None: the public mirrors."
+    )
+    validation_fraction: float = Field(
+        0.0, ge=0, le=0.5, description="Share of the training images held out. The recipe trains on all."
+    )
+    split_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the validation split.")
+
+
+class Recipe(Value):
+    """How to train."""
+
+    epochs: int = Field(5, ge=1, le=1000, description="Passes over the training images.")
+    batch_size: int = Field(128, ge=1, le=65536, description="Images per step.")
+    learning_rate: float = Field(0.001, gt=0, le=1, description="RMSprop's learning rate.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights and of the image order.")
+
+
+class Gate(Value):
+    """What a model must reach to be published."""
+
+    min_accuracy: Share = Field(0.97, description="Lowest test accuracy.")
+    min_accuracy_lower_bound: Share = Field(
+        0.97, description="Lowest one-sided 95 % lower confidence bound of the accuracy (Wilson)."
+    )
+    min_class_recall: Share = Field(0.92, description="Lowest recall of any one class.")
+
+
+class Settings(Data, Recipe, Gate, BaseSettings):
+    """All settings of a run in one flat list: the command line's options, and `RETRAIN_*` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="RETRAIN_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    mirror: Annotated[tuple[str, ...], NoDecode] = Data.model_fields["mirror"]
+    device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
+    store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
+    refresh: bool = Field(False, description="Compute every step anew instead of reusing cached results.")
+
+    @field_validator("mirror", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """RETRAIN_MIRROR holds addresses separated by spaces."""
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    def cards(self) -> tuple[Data, Recipe, Gate]:
+        """The settings as the flow takes them; a limit that nobody set stays unset."""
+        given = self.model_dump(include=self.model_fields_set)
+        data, recipe, gate = (
+            kind(**{name: given[name] for name in kind.model_fields if name in given}) for kind in (Data, Recipe, Gate)
+        )
+        return data, recipe, gate
+
+
+def home() -> Path:
+    """Where the project keeps what it can make again: copies of artifacts, Prefect's database. `RETRAIN_HOME` moves it."""
+    return Path(os.environ.get("RETRAIN_HOME") or Path.home() / ".retrain")

@@ -1,0 +1,156 @@
+"""A store in a local directory, as strict as S3: atomic, durable, safe between processes.
+
+Every write goes to a temporary file that is flushed to disk and then renamed or linked into place, so a reader sees
+whole objects only and a killed writer leaves nothing but a temporary file that no listing shows. Opened by
+`tasks.storage.open_store`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.errors import KeyConflict, KeyMissing, StoreError
+from tasks.storage.objects import Entry, Stored
+
+# Temporary files and locks lie here: no key may begin with it, and listings leave it out.
+PRIVATE = ".retrain"
+
+
+class LocalStore:
+    """An `ObjectStore` in a directory; keys are paths below it. The directory is made with the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = self.root.as_uri()
+
+    def get(self, key: str) -> Stored:
+        """See `ObjectStore`."""
+        try:
+            data = self.path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise _missing(self, key) from None
+        except OSError as error:
+            raise _failed(f"cannot read {self.path(key)}", error) from error
+        return Stored(data, hashlib.sha256(data).hexdigest())
+
+    def put(self, key: str, data: bytes) -> None:
+        """See `ObjectStore`."""
+        with self._written(key, data) as temporary:
+            temporary.replace(self.path(key))
+
+    def put_once(self, key: str, data: bytes) -> None:
+        """See `ObjectStore`. A hard link is made or fails as one act, between processes too."""
+        with self._written(key, data) as temporary:
+            try:
+                self.path(key).hardlink_to(temporary)
+            except FileExistsError:
+                raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it first.") from None
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
+        """See `ObjectStore`. The kernel frees the lock of a process that dies."""
+        with self._lock(key), self._written(key, data) as temporary:
+            try:
+                found = self.get(key).etag
+            except KeyMissing:
+                found = "nothing"
+            if found != etag:
+                raise KeyConflict(f"cannot replace {self.path(key)}", "it changed since it was read", "Read it again.")
+            temporary.replace(self.path(key))
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """See `ObjectStore`."""
+        start = self.root / prefix.rpartition("/")[0]
+        found = (Path(folder) / name for folder, _, names in os.walk(start) for name in names)
+        keys = sorted(path.relative_to(self.root).as_posix() for path in found)
+        for key in keys:
+            if key.startswith(prefix) and not key.startswith(PRIVATE):
+                yield from self._entry(key)
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore`."""
+        try:
+            self.path(key).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed(f"cannot delete {self.path(key)}", error) from error
+
+    def address(self, key: str) -> str:
+        """See `ObjectStore`: a path."""
+        return str(self.path(key))
+
+    def path(self, key: str) -> Path:
+        """The file of a key. Raises ValueError for a key that would leave the store."""
+        parts = key.split("/")
+        if key.startswith(PRIVATE) or any(part in {"", ".", ".."} for part in parts):
+            raise ValueError(f"not a key: {key!r}")
+        return self.root.joinpath(*parts)
+
+    def _entry(self, key: str) -> Iterator[Entry]:
+        try:
+            status = self.path(key).stat()
+        except FileNotFoundError:  # deleted meanwhile
+            return
+        yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    @contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[Path]:
+        """A temporary file that holds the data, on disk; gone afterwards, unless it was renamed into place."""
+        target = self.path(key)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _write_temporary(self._private(), data)
+            try:
+                yield temporary
+                _flush_directory(target.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed(f"cannot write {target}", error) from error
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        with (self._private() / f"{name}.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _private(self) -> Path:
+        folder = self.root / PRIVATE
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _write_temporary(folder: Path, data: bytes) -> Path:
+    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o644)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return Path(name)
+
+
+def _flush_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _missing(store: LocalStore, key: str) -> KeyMissing:
+    return KeyMissing(f"cannot read {store.path(key)}", "there is no such file", "Check the store's address.")
+
+
+def _failed(what: str, error: OSError) -> StoreError:
+    return StoreError(what, error.strerror or str(error), "Check the disk's free space and the folder's permissions.")

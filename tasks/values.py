@@ -1,0 +1,204 @@
+"""The small frozen values that travel between tasks.
+
+Never an array, a model, a client or a local path: large things are artifacts, named by the SHA-256 of their bytes.
+A value is what a cache key is made of, so it holds nothing that differs between two runs of the same work, except
+where its docstring says so. Anybody may import this module; it imports neither Prefect nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Value(BaseModel):
+    """Base of all values: immutable, nothing unknown, finite numbers only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Artifact(Value):
+    """Bytes in the object store, named by their own SHA-256."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]
+    media_type: str
+
+
+class Files(Value):
+    """The four IDX files of a data set: canonical content (header and data, not compressed), verified."""
+
+    dataset: str
+    train_images: Artifact
+    train_labels: Artifact
+    test_images: Artifact
+    test_labels: Artifact
+
+
+class Download(Value):
+    """What `download` brought. `source` names the mirror that served it, so it stays out of later steps' inputs."""
+
+    files: Files
+    source: str
+
+
+class Examples(Value):
+    """One split as .npy artifacts: images uint8 (n, 784), labels uint8 (n,)."""
+
+    images: Artifact
+    labels: Artifact
+
+
+class Statistics(Value):
+    """Data statistics of one split: images per class; mean, minimum and maximum of the pixels in [0, 1]."""
+
+    images: int
+    per_class: tuple[int, ...]
+    mean: float
+    minimum: float
+    maximum: float
+
+
+class Prepared(Value):
+    """What `preprocess` made: the splits, and the statistics of each by its name."""
+
+    dataset: str
+    train: Examples
+    test: Examples
+    validation: Examples | None = None
+    statistics: dict[str, Statistics]
+
+
+class Epoch(Value):
+    """One epoch of training: mean loss and accuracy, on the validation split too where there is one."""
+
+    loss: float
+    accuracy: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    seconds: float
+
+
+class Device(Value):
+    """Where training ran: its kind, and its name as the vendor gives it."""
+
+    kind: Literal["cpu", "gpu"]
+    name: str
+
+
+class Trained(Value):
+    """What `train` made. Seconds and `finished` differ between runs, so only `model` goes into later steps."""
+
+    model: Artifact
+    weights_digest: Sha256
+    parameters: int
+    history: tuple[Epoch, ...]
+    device: Device
+    packages: dict[str, str]
+    finished: datetime
+
+
+class ClassScore(Value):
+    """Precision, recall and number of test images of one class."""
+
+    label: int
+    precision: float
+    recall: float
+    support: int
+
+
+class Evaluation(Value):
+    """What `evaluate` measured on the test set.
+
+    `predictions` is an .npz with `probabilities` float32 (n, classes), `predicted` uint8 (n,) and `labels` uint8 (n,);
+    `confusion[truth][guess]` counts images; `loss` is the mean categorical cross-entropy in nats.
+    """
+
+    predictions: Artifact
+    images: int
+    correct: int
+    accuracy: float
+    loss: float
+    classes: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+class Check(Value):
+    """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left."""
+
+    name: str
+    value: float
+    limit: float
+    margin: float
+    passed: bool
+    sentence: str
+
+
+class Decision(Value):
+    """What the gate said, row by row."""
+
+    verdict: Literal["publish", "reject"]
+    accuracy: float
+    interval: tuple[float, float]
+    checks: tuple[Check, ...]
+
+
+class Provenance(Value):
+    """Where a model comes from: code, packages, and the seconds each step took where it was computed."""
+
+    code: str
+    python: str
+    packages: dict[str, str]
+    source: str
+    seconds: dict[str, float]
+
+
+class Reports(Value):
+    """The rendered report: report.html, report.md, report.json, and what the run's page shows (with pictures)."""
+
+    html: Artifact
+    markdown: Artifact
+    data: Artifact
+    run_page: Artifact
+
+
+class Receipt(Value):
+    """What `publish` did. `new` is false where this model was published before; `champion` is the current one."""
+
+    model: str
+    version: int
+    new: bool
+    champion: int
+    url: str
+
+
+class StepRun(Value):
+    """How one step of a run went. `seconds` is what it took now, `computed` what it took when it was computed."""
+
+    name: str
+    cached: bool
+    reason: str
+    seconds: float
+    computed: float
+
+
+class Record(Value):
+    """Where a run's decision and report lie."""
+
+    report: str
+
+
+class Outcome(Value):
+    """How a run ended."""
+
+    verdict: Literal["published", "already published", "rejected"]
+    run: str
+    store: str
+    decision: Decision
+    receipt: Receipt | None
+    report: str
+    steps: tuple[StepRun, ...]
