@@ -11,17 +11,17 @@ results to standard output. Prefect is imported by `run` alone, TensorFlow by th
 from __future__ import annotations
 
 import argparse
-
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from flows.ahead import import_ahead
 from flows.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
 from tasks.settings import Settings
@@ -95,23 +95,22 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _run(settings: Settings, or_digits: bool) -> Outcome:
-    from flows.server import client_settings, serving
+    from flows.server import client_settings, server
 
-    with serving() as server:
-        client_settings(server)
-        LOG.info("starting a temporary Prefect server" if server.temporary else f"Prefect server {server.url}")
-        from flows.ahead import import_ahead
-
-        import_ahead(settings)
-        server.wait()
-        try:
-            return _flow(settings)
-        except MirrorsUnreachable as error:
-            if not or_digits:
-                raise
-            LOG.warning("%s", error)
-            LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
-            return _flow(settings.model_copy(update={"dataset": "digits"}))
+    prefect = server()
+    client_settings(prefect)
+    LOG.info("starting a temporary Prefect server" if prefect.temporary else f"Prefect server {prefect.url}")
+    # Beside the server's start.
+    import_ahead(settings)
+    prefect.wait()
+    try:
+        return _flow(settings)
+    except MirrorsUnreachable as error:
+        if not or_digits:
+            raise
+        LOG.warning("%s", error)
+        LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
+        return _flow(settings.model_copy(update={"dataset": "digits"}))
 
 
 def _flow(settings: Settings) -> Outcome:
@@ -119,8 +118,7 @@ def _flow(settings: Settings) -> Outcome:
 
     data, recipe, gate = settings.cards()
     state = retrain(data, recipe, gate, settings.device, settings.store, settings.refresh, return_state=True)
-    outcome: Outcome = state.result()
-    return outcome
+    return cast(Outcome, state.result())
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -7,8 +7,9 @@ that opens the same store. Run it with `retrain run`, from the Prefect interface
 from __future__ import annotations
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from tasks.caching import Run
 from tasks.device import resolve

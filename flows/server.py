@@ -7,6 +7,7 @@ nothing running even if the run is killed. Called by the command line. Imports P
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import socket
@@ -16,8 +17,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +42,8 @@ SERVE = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
 import uvicorn
-uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+app = "prefect.server.api.server:create_app"
+uvicorn.run(app, factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """
 
 
@@ -61,26 +62,26 @@ def configured() -> str | None:
     return str(url) if url else None
 
 
-@contextmanager
-def serving() -> Iterator[Server]:
+def server() -> Server:
     """The server to use; a temporary one starts in the background and is ready after `Server.wait`."""
     url = configured()
     if url:
-        yield Server(url)
-        return
-    with tempfile.TemporaryDirectory(prefix="retrain-", ignore_cleanup_errors=True) as folder:
-        process, port = _start(Path(folder))
-        try:
-            yield Server(f"http://127.0.0.1:{port}/api", process, Path(folder))
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdin
-            process.stdin.close()
+        return Server(url)
+    folder = Path(tempfile.mkdtemp(prefix="retrain-"))
+    process, port = _start(folder)
+    # At exit, after Prefect has sent its last logs and events: that happens when threads are ended, before this.
+    atexit.register(_stop, process, folder)
+    return Server(f"http://127.0.0.1:{port}/api", process, folder)
+
+
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:
@@ -104,7 +105,8 @@ class Server:
                     "Start it, or unset PREFECT_API_URL to run with a temporary one.",
                 )
             return
-        assert self._process and self._folder
+        assert self._process is not None
+        assert self._folder is not None
         deadline = time.monotonic() + PATIENCE
         while not _answers(self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""How a run ended, for a person (`as_text`) or a program (`as_json`). Called by the command line; imports no Prefect."""
+"""How a run ended, for a person (`as_text`) or a program (`as_json`). Called by the command line; no Prefect."""
 
 from __future__ import annotations
 

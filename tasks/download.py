@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
@@ -27,6 +27,8 @@ from tasks.page import Progress
 from tasks.values import Download, Files
 
 LOG = logging.getLogger("retrain.download")
+
+B = TypeVar("B", bytes, bytearray)
 
 Told = Callable[[str, int, int | None], None]
 
@@ -175,7 +177,7 @@ def _read_s3(mirror: str, name: str, limit: int) -> bytes:
         raise MirrorError(error.why, reached=True) from error
 
 
-def _bounded(data: bytes, limit: int) -> bytes:
+def _bounded(data: B, limit: int) -> B:
     if len(data) > limit:
         raise MirrorError(f"sent more than the {limit:,} bytes that belong there", reached=True)
     return data

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.values import Value
+
+T = TypeVar("T", bound=Value)
 
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
@@ -57,7 +59,7 @@ class Settings(Data, Recipe, Gate, BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RETRAIN_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    mirror: Annotated[tuple[str, ...], NoDecode] = Data.model_fields["mirror"]
+    mirror: Annotated[tuple[str, ...], NoDecode] = Field((), description=Data.model_fields["mirror"].description)
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
     refresh: bool = Field(False, description="Compute every step anew instead of reusing cached results.")
@@ -71,12 +73,13 @@ class Settings(Data, Recipe, Gate, BaseSettings):
     def cards(self) -> tuple[Data, Recipe, Gate]:
         """The settings as the flow takes them; a limit that nobody set stays unset."""
         given = self.model_dump(include=self.model_fields_set)
-        data, recipe, gate = (
-            kind(**{name: given[name] for name in kind.model_fields if name in given}) for kind in (Data, Recipe, Gate)
-        )
-        return data, recipe, gate
+
+        def card(kind: type[T]) -> T:
+            return kind(**{name: given[name] for name in kind.model_fields if name in given})
+
+        return card(Data), card(Recipe), card(Gate)
 
 
 def home() -> Path:
-    """Where the project keeps what it can make again: copies of artifacts, Prefect's database. `RETRAIN_HOME` moves it."""
+    """Where the project keeps what it can make again, such as copies of artifacts; `RETRAIN_HOME` moves it."""
     return Path(os.environ.get("RETRAIN_HOME") or Path.home() / ".retrain")

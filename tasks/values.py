@@ -177,13 +177,16 @@ class Receipt(Value):
 
 
 class StepRun(Value):
-    """How one step of a run went. `seconds` is what it took now, `computed` what it took when it was computed."""
+    """How one step of a run went.
+
+    `seconds` is what it took now; `computed` what it took where it was computed, None for a step that is not cached.
+    """
 
     name: str
     cached: bool
     reason: str
     seconds: float
-    computed: float
+    computed: float | None
 
 
 class Record(Value):

@@ -15,7 +15,7 @@ from typing import Any
 from prefect.filesystems import WritableFileSystem
 from pydantic import PrivateAttr
 
-from tasks.errors import ArtifactError, KeyMissing
+from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.storage import Artifacts
 from tasks.storage.objects import ObjectStore
 from tasks.values import Artifact
@@ -45,8 +45,12 @@ class ResultFiles(WritableFileSystem):
         return content
 
     def write_path(self, path: str, content: bytes, _sync: bool | None = None) -> None:  # type: ignore[override]
-        """Write a result. Prefect only logs what this raises: the run goes on, with nothing cached."""
-        self._store.put(_key(path), content)
+        """Write a result. Prefect hides what this raises and goes on with nothing cached, so it is said here."""
+        try:
+            self._store.put(_key(path), content)
+        except StoreError as error:
+            LOG.warning("%s: its result is not cached: %s", path.strip("/").split("/")[0], error)
+            raise
 
     async def aread_path(self, path: str) -> bytes:
         """As `read_path`."""
@@ -60,7 +64,9 @@ class ResultFiles(WritableFileSystem):
         try:
             self._artifacts.verify(artifact)
         except (ArtifactError, KeyMissing) as error:
-            LOG.warning("%s: its cached result cannot be used and is computed anew: %s", path.split("/")[0], error)
+            LOG.warning(
+                "%s: its cached result cannot be used and is computed anew: %s", path.strip("/").split("/")[0], error
+            )
             raise
 
     def _resolve_path(self, path: str) -> PurePosixPath:

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Any, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
@@ -66,8 +67,8 @@ class Run:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What each step took, where it was computed."""
-        return {step.name: step.computed for step in self.steps}
+        """What each cached step took, where it was computed: the same in every run that reuses it."""
+        return {step.name: step.computed for step in self.steps if step.computed is not None}
 
 
 def step(
@@ -81,78 +82,89 @@ def step(
         cached: False for a step that must run every time.
         options: Prefect's own task options (retries, timeout_seconds, tags).
     """
-    return partial(_decorate, packages=tuple(packages), apart={"run", *apart}, cached=cached, options=options)
+    return partial(_Step, packages=tuple(packages), apart={"run", *apart}, cached=cached, options=options)
 
 
-def _decorate(
-    function: Callable[P, V], *, packages: tuple[str, ...], apart: set[str], cached: bool, options: dict[str, Any]
-) -> Callable[P, V]:
-    name = function.__name__
-    signature = inspect.signature(function)
-    value_type: type[V] = get_type_hints(function)["return"]
+class _Step(Generic[P, V]):
+    """What `step` makes of a function: call it as before, inside a flow."""
 
-    def compute(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        run, document = describe(*args, **kwargs)
-        if cached:
-            LOG.info("%s: runs, %s", name, _why(run, name, document))
+    def __init__(
+        self,
+        function: Callable[P, V],
+        packages: tuple[str, ...],
+        apart: set[str],
+        cached: bool,
+        options: dict[str, Any],
+    ) -> None:
+        self.name, self.cached = function.__name__, cached
+        self._function, self._packages, self._apart = function, packages, apart
+        self._signature = inspect.signature(function)
+        self._value: type[V] = get_type_hints(function)["return"]
+
+        @wraps(function)  # Prefect reads a task's parameters from its signature
+        def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+            return self._compute(*args, **kwargs)
+
+        policy = StepKey(self.document) if cached else NO_CACHE
+        self._task: Task[P, dict[str, Any]] = Task(
+            compute, name=self.name, cache_policy=policy, persist_result=cached, result_serializer="json", **options
+        )
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
+        """The step's value, computed or reused; raises what the function raises."""
+        run = self._run(*args, **kwargs)
+        task = self._task.with_options(refresh_cache=run.refresh and self.cached)
+        # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
+        task.result_storage = ResultFiles.of(run.store, run.artifacts)
         start = time.perf_counter()
-        value = function(*args, **kwargs)
+        state: State[dict[str, Any]] = cast(Any, task)(*args, return_state=True, **kwargs)
+        made: Any = state.result()
+        run.steps.append(self._journal(made, state.name == "Cached", time.perf_counter() - start))
+        return self._value.model_validate(made["value"])
+
+    def document(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What the key of this call is the digest of."""
+        given = self._signature.bind(*args, **kwargs).arguments
+        inputs = {name: value for name, value in given.items() if name not in self._apart}
+        return key_document(self.name, self._function.__module__, inputs, self._packages)
+
+    def _compute(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """Call the function, and note when, where and how long."""
+        run, document = self._run(*args, **kwargs), self.document(*args, **kwargs)
+        if self.cached:
+            LOG.info("%s: runs, %s", self.name, _why(run, self.name, document))
+        start = time.perf_counter()
+        value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)
-        if cached:
-            run.store.put(_last(name), canonical(document))
+        if self.cached:
+            run.store.put(_last(self.name), canonical(document))
         return {"value": value.model_dump(mode="json"), "seconds": seconds, "at": _now(), "worker": platform.node()}
 
-    def describe(*args: Any, **kwargs: Any) -> tuple[Run, dict[str, Any]]:
-        given = signature.bind(*args, **kwargs).arguments
-        inputs = {name: value for name, value in given.items() if name not in apart}
-        return given["run"], key_document(name, function.__module__, inputs, packages)
+    def _run(self, *args: P.args, **kwargs: P.kwargs) -> Run:
+        return cast(Run, self._signature.bind(*args, **kwargs).arguments["run"])
 
-    # Prefect reads a task's parameters from its signature.
-    compute = wraps(function)(compute)
-    del compute.__annotations__["return"]
-    policy = StepKey(describe) if cached else NO_CACHE
-    task = Task(compute, name=name, cache_policy=policy, persist_result=cached, result_serializer="json", **options)
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> V:
-        run = cast(Run, signature.bind(*args, **kwargs).arguments["run"])
-        bound = task.with_options(refresh_cache=run.refresh if cached else None)
-        # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
-        bound.result_storage = ResultFiles.of(run.store, run.artifacts)
-        start = time.perf_counter()
-        state = bound(*args, return_state=True, **kwargs)
-        record = state.result()
-        run.steps.append(_journal(name, record, state.name == "Cached", time.perf_counter() - start))
-        return value_type.model_validate(record["value"])
-
-    return call
+    def _journal(self, made: Mapping[str, Any], reused: bool, seconds: float) -> StepRun:
+        reason = f"reused, computed {_ago(made['at'])} on {made['worker']}" if reused else "ran"
+        if reused:
+            LOG.info("%s: %s", self.name, reason)
+        computed = made["seconds"] if self.cached else None
+        return StepRun(name=self.name, cached=reused, reason=reason, seconds=round(seconds, 3), computed=computed)
 
 
-@dataclass
+@dataclass(init=False)
 class StepKey(CachePolicy):
     """The key of one step, by `tasks.caching.keys`."""
 
-    describe: Callable[..., tuple[Run, dict[str, Any]]] | None = None
-
-    def __init__(self, describe: Callable[..., tuple[Run, dict[str, Any]]]) -> None:
+    def __init__(self, document: Callable[..., dict[str, Any]]) -> None:
         super().__init__()
-        self.describe = describe
+        self._document = document
 
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any
     ) -> str:
         """See the base class."""
-        assert self.describe is not None
-        document = self.describe(**inputs)[1]
+        document = self._document(**inputs)
         return f"{document['step']}/{key_of(document)}"
-
-
-def _journal(name: str, record: Mapping[str, Any], cached: bool, seconds: float) -> StepRun:
-    reason = "ran"
-    if cached:
-        reason = f"reused, computed {_ago(record['at'])} on {record['worker']}"
-        LOG.info("%s: %s", name, reason)
-    return StepRun(name=name, cached=cached, reason=reason, seconds=round(seconds, 3), computed=record["seconds"])
 
 
 def _last(name: str) -> str:

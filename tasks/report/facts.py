@@ -28,9 +28,9 @@ class Facts(Value):
 
 
 class Mistake(NamedTuple):
-    """A test image that the model got wrong: its index, what it is, what the model took it for, and how surely."""
+    """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
 
-    index: int
+    image: int
     truth: int
     guess: int
     probability: float

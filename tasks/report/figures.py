@@ -60,8 +60,8 @@ def _draw_curve(axes: Axes, history: Sequence[Epoch], title: str, ink: str, trai
         ("validation", validation, lambda epoch: getattr(epoch, f"validation_{name}")),
     ]
     for label, colour, value in series:
-        values = [value(epoch) for epoch in history]
-        if None not in values:
+        values = [found for epoch in history if (found := value(epoch)) is not None]
+        if values:
             axes.plot(epochs, values, marker="o", markersize=4, linewidth=1.8, color=colour, label=label)
     axes.set_title(title, color=ink, fontsize=11, loc="left")
     axes.set_xlabel("epoch", color=ink)

@@ -20,7 +20,7 @@ def report(facts: Facts, run: Run) -> Reports:
 
     probabilities, labels = from_npz(run.artifacts.get(facts.evaluation.predictions))
     mistakes = worst_mistakes(probabilities, labels, MISTAKES)
-    pictures = from_npy(run.artifacts.get(facts.prepared.test.images))[[mistake.index for mistake in mistakes]]
+    pictures = from_npy(run.artifacts.get(facts.prepared.test.images))[[mistake.image for mistake in mistakes]]
     data = {"schema": 1, **facts.model_dump(mode="json"), "mistakes": [mistake._asdict() for mistake in mistakes]}
     return Reports(
         html=run.artifacts.put(page.render(facts, mistakes, pictures), "text/html"),

@@ -145,11 +145,11 @@ class S3Store:
         """See `ObjectStore`: an s3:// URL."""
         return f"s3://{self.bucket}/{self._prefix}{key}"
 
-    def _write(self, key: str, data: bytes, **condition: str) -> None:
+    def _write(self, key: str, data: bytes, **condition: Any) -> None:
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
         self._call(key, functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition), "write")
 
-    def _write_if(self, key: str, data: bytes, **condition: str) -> None:
+    def _write_if(self, key: str, data: bytes, **condition: Any) -> None:
         """A conditional write whose answer may lie.
 
         A retry inside botocore turns a write that landed into a 412, and an error or a time-out may come after the
