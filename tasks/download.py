@@ -225,8 +225,10 @@ def _read_once(url: str, limit: int, progress: Told, patience: Patience) -> byte
 
 def _refuse_downgrade(answer: httpx.Response) -> None:
     """A redirect may lead anywhere, but only over https://, whatever the mirror's own address was."""
-    if answer.next_request and answer.next_request.url.scheme != "https":
-        raise MirrorError(f"redirects to {answer.next_request.url}, which is not https://", reached=True)
+    if answer.has_redirect_location:
+        target = answer.url.join(answer.headers["Location"])
+        if target.scheme != "https":
+            raise MirrorError(f"redirects to {target}, which is not https://", reached=True)
 
 
 def _check_status(answer: httpx.Response) -> None:

@@ -67,13 +67,15 @@ def decide(evaluation: Evaluation, gate: Gate) -> Decision:
     )
     return Decision(
         verdict="publish" if all(check.passed for check in checks) else "reject",
-        accuracy=evaluation.accuracy,
+        accuracy=evaluation.correct / max(evaluation.images, 1),
         interval=wilson(evaluation.correct, evaluation.images, TWO_SIDED) if evaluation.images else (0.0, 1.0),
         checks=checks,
     )
 
 
 def _check(name: str, value: float, limit: float, sentence: str) -> Check:
+    if not math.isfinite(value):
+        value, sentence = -1.0, "the value is not a number"  # below any limit
     margin = value - limit
     return Check(name=name, value=value, limit=limit, margin=margin, passed=margin >= 0, sentence=sentence)
 

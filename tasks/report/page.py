@@ -42,7 +42,7 @@ def _shown(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8
         "facts": facts,
         "passed": decision.verdict == "publish",
         "verdict": words.verdict_line(decision),
-        "interval": [f"{end:.4f}" for end in decision.interval],
+        "interval": "{:.4f} – {:.4f}".format(*decision.interval),
         "gate": words.gate_rows(decision),
         "svgs": curve_svgs(facts.trained.history),
         "epochs": words.epoch_rows(facts),

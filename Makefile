@@ -1,0 +1,46 @@
+# Two commands: `make run` runs the whole job, `make test` checks it. Both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV   := .venv
+STORE  ?= ./store
+# Where MNIST comes from (https://, file:// or s3://); empty: the public mirrors, else scikit-learn's digits.
+MIRROR ?=
+# More options of `retrain run`.
+ARGS   ?=
+
+.PHONY: run test lint bench lock clean
+
+run: $(VENV)/run.ok
+	@$(VENV)/bin/retrain run --store '$(STORE)' $(if $(MIRROR),--mirror '$(MIRROR)',--or-digits) $(ARGS)
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/dev.ok
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Times the job against the plain script that does none of the rest; takes about ten minutes.
+bench: $(VENV)/dev.ok
+	$(VENV)/bin/python -m tests.benchmarks.bench $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
+
+$(VENV)/run.ok: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("retrain needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.ok: requirements-dev.lock $(VENV)/run.ok
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+# Versions and hashes, no addresses. Needs uv.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra cpu
+lock:
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

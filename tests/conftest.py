@@ -1,0 +1,64 @@
+"""What all tests share: folders of their own, one S3 server, one Prefect server, and no look at the user's settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import s3
+
+# Before anything imports Prefect: it reads these when it is imported.
+HOME = Path(tempfile.mkdtemp(prefix="retrain-tests-"))
+for name in [name for name in os.environ if name.startswith(("PREFECT_", "RETRAIN_", "AWS_"))]:
+    del os.environ[name]
+os.environ |= {
+    "PREFECT_HOME": str(HOME / "prefect"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "RETRAIN_HOME": str(HOME / "retrain"),
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server that the environment points at."""
+    with s3.serving() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_server: str) -> str:
+    """A new empty bucket, as `s3://name`."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server that flows report to."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(params=["local", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of each kind."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    return f"{request.getfixturevalue('bucket')}/some/prefix"

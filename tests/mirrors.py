@@ -1,0 +1,119 @@
+"""A real mirror on this machine that can misbehave, and small data sets for it to serve."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+from tasks import idx
+from tasks.datasets import MNIST, FileSpec, Spec, digest
+
+Contents = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the mirror does when a path is asked for: the first `failures` times it answers 503 instead."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None  # the connection ends after so many bytes of the body
+    drip: float = 0.0  # seconds between two bytes
+    hang: float = 0.0  # seconds before the first byte
+    failures: int = 0
+
+
+class Mirror:
+    """A web server on this machine."""
+
+    def __init__(self, answers: dict[str, Answer]) -> None:
+        self.answers, self.asked = answers, list[str]()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def answer(self, path: str) -> Answer:
+        """What to send now."""
+        found = self.answers.get(path, Answer(status=404))
+        self.asked.append(path)
+        return Answer(status=503) if self.asked.count(path) <= found.failures else found
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                # The client may give up, as it should.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self._send(mirror.answer(self.path.lstrip("/")))
+
+            def _send(self, answer: Answer) -> None:
+                time.sleep(answer.hang)
+                self.send_response(answer.status)
+                for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                body = answer.body[: answer.cut]
+                if answer.drip:
+                    for byte in body:
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(answer.drip)
+                else:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        return Handler
+
+
+@contextmanager
+def serving(answers: dict[str, Answer]) -> Iterator[Mirror]:
+    """A mirror that answers while the block runs."""
+    mirror = Mirror(answers)
+    thread = threading.Thread(target=mirror.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield mirror
+    finally:
+        mirror.server.shutdown()
+        mirror.server.server_close()
+        thread.join()
+
+
+def small_mnist(train: int = 640, test: int = 300, seed: int = 0) -> Contents:
+    """A small data set that a dense network learns: one blurred prototype per digit, plus noise."""
+    random = np.random.default_rng(seed)
+    prototypes = np.kron(random.integers(0, 2, (10, 7, 7)), np.ones((4, 4))) * 200
+    contents = {}
+    for split, count in (("train", train), ("test", test)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = np.clip(prototypes[labels] + random.normal(0, 60, (count, 28, 28)), 0, 255).astype(np.uint8)
+        contents |= {f"{split}_images": idx.encode(images), f"{split}_labels": idx.encode(labels)}
+    return contents
+
+
+def spec_for(contents: Contents, mirrors: tuple[str, ...] = ("https://mirror.invalid/",)) -> Spec:
+    """A data set under MNIST's name that consists of exactly these contents."""
+
+    def file(name: str) -> FileSpec:
+        content = contents[name]
+        shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))
+        return FileSpec(MNIST.files[name].name, digest(content), shape)
+
+    return Spec("mnist", *(file(name) for name in MNIST.files), mirrors=mirrors)
+
+
+def gzipped(contents: Contents, change: Callable[[str, bytes], bytes] = lambda _, data: data) -> dict[str, Answer]:
+    """The contents as the .gz files of a mirror; `change` may spoil one of them, by its field name."""
+    return {
+        f"{MNIST.files[name].name}.gz": Answer(change(name, gzip.compress(content, 1)))
+        for name, content in contents.items()
+    }
