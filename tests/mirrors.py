@@ -92,7 +92,7 @@ def small_mnist(train: int = 640, test: int = 300, seed: int = 0) -> Contents:
     """A small data set that a dense network learns: one blurred prototype per digit, plus noise."""
     random = np.random.default_rng(seed)
     prototypes = np.kron(random.integers(0, 2, (10, 7, 7)), np.ones((4, 4))) * 200
-    contents = {}
+    contents: Contents = {}
     for split, count in (("train", train), ("test", test)):
         labels = (np.arange(count) % 10).astype(np.uint8)
         images = np.clip(prototypes[labels] + random.normal(0, 60, (count, 28, 28)), 0, 255).astype(np.uint8)
@@ -108,7 +108,7 @@ def spec_for(contents: Contents, mirrors: tuple[str, ...] = ("https://mirror.inv
         shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))
         return FileSpec(MNIST.files[name].name, digest(content), shape)
 
-    return Spec("mnist", *(file(name) for name in MNIST.files), mirrors=mirrors)
+    return MNIST._replace(mirrors=mirrors, **{name: file(name) for name in MNIST.files})
 
 
 def gzipped(contents: Contents, change: Callable[[str, bytes], bytes] = lambda _, data: data) -> dict[str, Answer]:

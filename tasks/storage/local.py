@@ -51,16 +51,18 @@ class LocalStore:
             try:
                 self.path(key).hardlink_to(temporary)
             except FileExistsError:
+                if self.get(key).data == data:
+                    return
                 raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it first.") from None
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
         """See `ObjectStore`. The kernel frees the lock of a process that dies."""
         with self._lock(key), self._written(key, data) as temporary:
             try:
-                found = self.get(key).etag
+                found = self.get(key)
             except KeyMissing:
-                found = "nothing"
-            if found != etag:
+                found = Stored(b"", "")
+            if found.etag not in {etag, hashlib.sha256(data).hexdigest()}:
                 raise KeyConflict(f"cannot replace {self.path(key)}", "it changed since it was read", "Read it again.")
             temporary.replace(self.path(key))
 

@@ -29,6 +29,9 @@ class Entry(NamedTuple):
 class ObjectStore(Protocol):
     """Bytes under keys, with the two conditional writes that publishing needs.
 
+    A conditional write of the bytes that are there already succeeds: over a network, one whose answer was lost and
+    that is sent again cannot be told from it. So writers who must be told apart write different bytes.
+
     All methods raise `StoreError` where the store cannot be reached or refuses.
     """
 
@@ -41,10 +44,10 @@ class ObjectStore(Protocol):
         """Write an object, replacing what is there. Atomic: a reader sees the old bytes or the new."""
 
     def put_once(self, key: str, data: bytes) -> None:
-        """Create an object. Raises `KeyConflict` where one exists, whoever wrote it."""
+        """Create an object. Raises `KeyConflict` where one with other bytes exists."""
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
-        """Replace the object that has this tag. Raises `KeyConflict` where it changed or is gone."""
+        """Replace the object that has this tag. Raises `KeyConflict` where it is gone or has other bytes by now."""
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """All objects whose key starts with `prefix`, by key."""

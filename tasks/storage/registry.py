@@ -205,10 +205,7 @@ class Registry:
 
     def _record(self, generation: int, pointer: bytes) -> None:
         """Add a pointer to the history. Done again before each move, as the mover before may have been killed."""
-        try:
-            self._store.put_once(self._key(f"history/{generation:08d}.json"), pointer)
-        except KeyConflict:
-            return
+        self._store.put_once(self._key(f"history/{generation:08d}.json"), pointer)
 
     def _past(self) -> set[int]:
         """Every version that was ever the champion."""

@@ -60,4 +60,5 @@ def test_predictions_are_kept_for_every_image_and_reproducibly() -> None:
     labels = np.arange(5, dtype=np.uint8)
     data = to_npz(probabilities, labels)
     assert data == to_npz(probabilities.copy(), labels.copy())
-    assert all(map(np.array_equal, from_npz(data), (probabilities, labels)))
+    for found, kept in zip(from_npz(data), (probabilities, labels), strict=True):
+        assert np.array_equal(found, kept)
