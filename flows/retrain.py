@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from tasks.caching import Run
+from tasks.caching.steps import Run
 from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected

@@ -1,4 +1,4 @@
-"""Images and labels in memory: their types, their scale, their bytes in the store. Pure; called by the steps."""
+"""Images, labels and predictions in memory: their types, their scale, their bytes in the store. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
+Probabilities = NDArray[np.float32]
 
 SCALE = 1 / 255
 
@@ -39,3 +40,18 @@ def from_npy(data: bytes) -> Bytes:
     assert version == (1, 0), version
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     return np.frombuffer(data, dtype, offset=header.tell()).reshape(shape)
+
+
+def to_npz(probabilities: Probabilities, labels: Bytes) -> bytes:
+    """Per-image predictions as .npz bytes: `probabilities`, `predicted` uint8 (n,), `labels`; reproducible."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer, probabilities=probabilities, predicted=probabilities.argmax(axis=1).astype(np.uint8), labels=labels
+    )
+    return buffer.getvalue()
+
+
+def from_npz(data: bytes) -> tuple[Probabilities, Bytes]:
+    """The probabilities and labels of `to_npz`. Nothing is unpickled."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return archive["probabilities"], archive["labels"]

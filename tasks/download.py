@@ -20,7 +20,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import httpx
 
 from tasks import idx
-from tasks.caching import Run, step
+from tasks.caching.steps import Run, step
 from tasks.datasets import DATASETS, FileSpec, Spec, digest, embedded_digits
 from tasks.errors import DataError, DownloadError, KeyMissing, MirrorsUnreachable, StoreError
 from tasks.page import Progress

@@ -5,22 +5,18 @@ Keeps each image's probabilities, so that a later version can be compared image 
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import model_file
-from tasks.arrays import Bytes, from_npy, scale
-from tasks.caching import Run, step
+from tasks.arrays import Bytes, Probabilities, from_npy, scale, to_npz
+from tasks.caching.steps import Run, step
 from tasks.errors import TrainingError
 from tasks.values import Artifact, ClassScore, Evaluation, Examples
 
 LOG = logging.getLogger("retrain.evaluate")
-
-Probabilities = NDArray[np.float32]
 
 
 def predict(model: bytes, images: Bytes) -> Probabilities:
@@ -73,21 +69,6 @@ def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) ->
             tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=classes)
         ),
     )
-
-
-def to_npz(probabilities: Probabilities, labels: Bytes) -> bytes:
-    """Per-image predictions as .npz bytes: `probabilities`, `predicted` uint8 (n,), `labels`; reproducible."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer, probabilities=probabilities, predicted=probabilities.argmax(axis=1).astype(np.uint8), labels=labels
-    )
-    return buffer.getvalue()
-
-
-def from_npz(data: bytes) -> tuple[Probabilities, Bytes]:
-    """The probabilities and labels of `to_npz`. Nothing is unpickled."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return archive["probabilities"], archive["labels"]
 
 
 @step(packages=["keras", "numpy", "scikit-learn", "tensorflow", "tensorflow-cpu"])

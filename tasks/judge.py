@@ -10,7 +10,7 @@ import logging
 import math
 from statistics import NormalDist
 
-from tasks.caching import Run, step
+from tasks.caching.steps import Run, step
 from tasks.datasets import DIGITS
 from tasks.page import show_table
 from tasks.report.words import gate_rows

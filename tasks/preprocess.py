@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks import idx
 from tasks.arrays import SCALE, Bytes, Split, to_npy
-from tasks.caching import Run, step
+from tasks.caching.steps import Run, step
 from tasks.datasets import DATASETS, Spec
 from tasks.errors import DataError
 from tasks.values import Examples, Files, Prepared, Statistics

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from tasks.caching import Run, step
 from tasks.caching.keys import canonical
+from tasks.caching.steps import Run, step
 from tasks.page import show_markdown
 from tasks.report.facts import Facts
 from tasks.report.words import accuracy_line

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.arrays import Split, from_npy, scale
-from tasks.caching import Run, step
 from tasks.caching.keys import installed
+from tasks.caching.steps import Run, step
 from tasks.device import Kind, describe
 from tasks.errors import TrainingError
 from tasks.model_file import to_bytes, weights_digest

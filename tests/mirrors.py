@@ -108,7 +108,7 @@ def spec_for(contents: Contents, mirrors: tuple[str, ...] = ("https://mirror.inv
         shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))
         return FileSpec(MNIST.files[name].name, digest(content), shape)
 
-    return MNIST._replace(mirrors=mirrors, **{name: file(name) for name in MNIST.files})
+    return Spec("mnist", file("train_images"), file("train_labels"), file("test_images"), file("test_labels"), mirrors)
 
 
 def gzipped(contents: Contents, change: Callable[[str, bytes], bytes] = lambda _, data: data) -> dict[str, Answer]:

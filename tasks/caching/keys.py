@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -21,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 PROJECT = ("tasks", "flows")
+ROOT = Path(__file__).parents[2]
 
 # Modules whose code cannot change a result: those that run steps and keep results, and those that only declare
 # fields (whose content is in the inputs; a test checks that they declare nothing else).
@@ -152,11 +152,9 @@ def _is_project(module: str) -> bool:
 
 @cache
 def _source_path(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    """Where a project module's source lies; found by name alone, as importing it would run it."""
+    place = ROOT.joinpath(*module.split("."))
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 
 
 def _is_package(module: str) -> bool:

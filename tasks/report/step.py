@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tasks.arrays import from_npy
-from tasks.caching import Run, step
-from tasks.evaluate import from_npz
+from tasks.arrays import from_npy, from_npz
+from tasks.caching.steps import Run, step
 from tasks.report.facts import Facts, worst_mistakes
 from tasks.values import Reports
 

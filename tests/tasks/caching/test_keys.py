@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tasks
+from tasks.caching.keys import DECLARATIONS, canonical, closure, differences, key_document, key_of, plain
+from tasks.settings import Recipe
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+STEPS = {
+    "download": "tasks.download",
+    "preprocess": "tasks.preprocess",
+    "train": "tasks.train",
+    "evaluate": "tasks.evaluate",
+    "report": "tasks.report.step",
+}
+
+# Prints every step's key, from wherever the project lies.
+KEYS = """
+import json
+from tasks.caching.keys import key_document, key_of
+from tasks.settings import Recipe
+def key(name, module):
+    return key_of(key_document(name, module, {"recipe": Recipe()}, ["numpy"]))
+print(json.dumps({name: key(name, module) for name, module in json.loads(input()).items()}))
+"""
+
+
+def keys_in(folder: Path, **environment: str) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", KEYS],
+        cwd=folder,
+        env={**os.environ, **environment, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        input=json.dumps(STEPS),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    keys: dict[str, str] = json.loads(done.stdout)
+    return keys
+
+
+def copied(folder: Path) -> Path:
+    """The project's sources in another place."""
+    root = Path(tasks.__file__).parent
+    for path in root.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            target = folder / "tasks" / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return folder
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_the_order_of_a_mapping_changes_nothing(value: dict[str, object]) -> None:
+    assert canonical(value) == canonical(dict(reversed(value.items())))
+    assert json.loads(canonical(value)) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_has_no_key(value: float) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        key_of({"inputs": value})
+
+
+def test_what_is_no_value_cannot_be_an_input() -> None:
+    with pytest.raises(TypeError, match="not object"):
+        plain({"recipe": [Recipe(), object()]})
+
+
+def test_two_machines_compute_the_same_keys(tmp_path: Path) -> None:
+    here = keys_in(copied(tmp_path / "here"), PYTHONHASHSEED="1", LC_ALL="C", TZ="UTC")
+    there = keys_in(copied(tmp_path / "far" / "away"), PYTHONHASHSEED="2", LC_ALL="C.UTF-8", TZ="Asia/Tokyo")
+    assert here == there
+    assert len(set(here.values())) == len(STEPS)
+
+
+# Which steps depend on which module: an edit to it must re-run these and no others.
+DEPENDENTS = {
+    "tasks/idx.py": {"download", "preprocess"},
+    "tasks/datasets.py": {"download", "preprocess"},
+    "tasks/download.py": {"download"},
+    "tasks/preprocess.py": {"preprocess"},
+    "tasks/arrays.py": {"preprocess", "train", "evaluate", "report"},
+    "tasks/train.py": {"train"},
+    "tasks/device.py": {"train"},
+    "tasks/model_file.py": {"train", "evaluate"},
+    "tasks/evaluate.py": {"evaluate"},
+    "tasks/judge.py": set(),
+    "tasks/publish.py": set(),
+    "tasks/report/words.py": {"report"},
+    "tasks/report/report.html.jinja": {"report"},
+    "tasks/storage/registry.py": set(),
+    "tasks/page.py": set(),
+}
+
+
+def test_an_edit_to_a_helper_reaches_exactly_the_steps_that_use_it(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    before = keys_in(folder)
+    for name, expected in DEPENDENTS.items():
+        path = folder / name
+        original = path.read_text()
+        path.write_text(f"{original}\nEDITED = 1\n")
+        after = keys_in(folder)
+        path.write_text(original)
+        assert {step for step in STEPS if before[step] != after[step]} == expected, name
+
+
+def test_a_comment_or_a_docstring_changes_no_key(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    before = keys_in(folder)
+    path = folder / "tasks/train.py"
+    path.write_text("# A comment.\n" + path.read_text().replace('"""The train step', '"""This is the train step'))
+    assert keys_in(folder) == before
+
+
+def test_modules_left_out_of_the_keys_only_declare_fields() -> None:
+    """Their content is in the inputs; code in them would be code that no key sees."""
+    for name in DECLARATIONS:
+        path = Path(tasks.__file__).parent / f"{name.removeprefix('tasks.')}.py"
+        functions = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        assert set(functions) <= {"home", "cards", "card", "_split", "__init__", "__str__"}, name
+
+
+def test_the_closure_follows_imports_inside_functions_and_packages() -> None:
+    found = closure("tasks.report.step")
+    assert {"tasks.report", "tasks.report.page", "tasks.report.figures", "tasks.arrays"} <= found
+    assert not any(name.startswith(("tasks.caching", "tasks.storage")) for name in found)
+
+
+def test_what_changed_is_said_in_words() -> None:
+    old = key_document("train", "tasks.train", {"recipe": Recipe()}, ["numpy"])
+    new = key_document("train", "tasks.train", {"recipe": Recipe(learning_rate=0.002, seed=1)}, ["numpy"])
+    assert differences(old, new) == ["learning_rate 0.001 → 0.002", "seed 0 → 1"]
+    edited = {**new, "code": {**new["code"], "tasks.train": "other"}, "packages": {"numpy": "9.9"}}
+    assert differences(new, edited) == ["code tasks.train changed", f"numpy {new['packages']['numpy']} → 9.9"]
+    assert differences(new, new) == []
