@@ -17,7 +17,7 @@ from tasks.storage import open_store
 def import_ahead(settings: Settings) -> None:
     """Import the flow now, and in the background what a first run in this store will need."""
     if _never_trained(settings):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         threading.Thread(target=importlib.import_module, args=["keras"], daemon=True).start()
     importlib.import_module("flows.retrain")
 

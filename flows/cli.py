@@ -157,7 +157,7 @@ def _show_progress() -> None:
     LOG.setLevel(logging.INFO)
     LOG.addHandler(handler)
     LOG.propagate = False
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -82,7 +82,10 @@ def _installed(distribution: str) -> str | None:
 
 @cache
 def _what_tensorflow_sees() -> str:
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, timeout=120, check=False)
+    loud = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK], env=loud, capture_output=True, text=True, timeout=120, check=False
+    )
     reasons = [
         line.split("] ")[-1] for line in done.stderr.splitlines() if "dso_loader" in line or "Cannot dlopen" in line
     ]

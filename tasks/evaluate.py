@@ -24,7 +24,7 @@ def predict(model: bytes, images: Bytes) -> Probabilities:
 
     Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
     if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
         raise TrainingError(

@@ -133,7 +133,7 @@ def _fit_epoch(
 
 def _deterministic_keras(seed: int) -> Any:
     """Keras, quiet, with every source of chance seeded. The import takes seconds: only a step that runs pays it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     if keras.backend.backend() == "tensorflow":

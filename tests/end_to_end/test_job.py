@@ -1,0 +1,212 @@
+"""The whole job under a real Prefect server: a mirror over HTTP, a real training, both kinds of store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+
+from flows.retrain import retrain
+from tasks import model_file
+from tasks.datasets import DATASETS
+from tasks.errors import GateRejected
+from tasks.settings import Data, Gate, Recipe
+from tasks.storage import ObjectStore, Registry, open_store
+from tasks.values import Outcome
+from tests.mirrors import Mirror, gzipped, serving, small_mnist, spec_for
+
+CONTENTS = small_mnist()
+RECIPE = Recipe(epochs=3, batch_size=32)
+LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2)
+CACHED = ["download", "preprocess", "train", "evaluate", "report"]
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    """A mirror of a small data set under MNIST's name."""
+    monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
+    with serving(gzipped(CONTENTS)) as running:
+        yield running
+
+
+def job(store: str, mirror: Mirror, recipe: Recipe = RECIPE, gate: Gate = LENIENT, **more: Any) -> State[Outcome]:
+    return cast(
+        State[Outcome], retrain(Data(mirror=(mirror.url,)), recipe, gate, "cpu", store, return_state=True, **more)
+    )
+
+
+def outcome(state: State[Outcome]) -> Outcome:
+    return cast(Any, state.result())  # type: ignore[no-any-return]
+
+
+def reused(found: Outcome) -> list[str]:
+    return [step.name for step in found.steps if step.cached]
+
+
+def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str, mirror: Mirror) -> None:
+    state = job(store_url, mirror)
+    first = outcome(state)
+    assert (state.name, first.verdict, reused(first)) == ("Published", "published", [])
+    assert first.decision.accuracy > 0.9
+    assert first.receipt
+    assert (first.receipt.version, first.receipt.champion) == (1, 1)
+
+    store = open_store(store_url)
+    registry = Registry(store, "mnist")
+    assert {file.path for file in registry.manifest(1).files} == {
+        "model.keras",
+        "predictions.npz",
+        "report.html",
+        "report.json",
+        "report.md",
+    }
+    assert model_file.load(registry.read(1, "model.keras")).count_params() == 407_050
+    report = json.loads(registry.read(1, "report.json"))
+    assert report["evaluation"]["accuracy"] == first.decision.accuracy
+    assert len(report["trained"]["history"]) == 3
+    assert b"Passed the gate" in store.get(f"runs/{first.run}/report.html").data
+
+    asked = list(mirror.asked)
+    versions = list(store.list("models/"))
+    state = job(store_url, mirror)
+    second = outcome(state)
+    assert (state.name, second.verdict) == ("Unchanged", "already published")
+    assert reused(second) == CACHED
+    assert mirror.asked == asked, "a cached run asks no mirror"
+    assert list(store.list("models/")) == versions
+    assert second.decision == first.decision
+
+
+def test_a_change_reruns_what_depends_on_it_and_says_why(
+    tmp_path: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    job(str(tmp_path), mirror)
+    changed = outcome(job(str(tmp_path), mirror, RECIPE.model_copy(update={"learning_rate": 0.002})))
+    assert reused(changed) == ["download", "preprocess"]
+    assert "train: runs, learning_rate 0.001 → 0.002" in caplog.text
+    assert changed.receipt
+    assert (changed.receipt.version, changed.receipt.champion) == (2, 2)
+    stricter = outcome(job(str(tmp_path), mirror, gate=LENIENT.model_copy(update={"min_class_recall": 0.21})))
+    assert reused(stricter) == ["download", "preprocess", "train", "evaluate"]
+
+
+def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path, mirror: Mirror) -> None:
+    first = outcome(job(str(tmp_path), mirror))
+    again = outcome(job(str(tmp_path), mirror, refresh=True))
+    assert reused(again) == []
+    assert again.decision == first.decision
+    assert again.verdict == "already published", "the same weights are no new version"
+
+
+def test_a_model_below_the_gate_is_rejected_and_its_report_kept(store_url: str, mirror: Mirror) -> None:
+    state = job(store_url, mirror, gate=LENIENT.model_copy(update={"min_accuracy": 1.0}))
+    assert state.name == "Rejected"
+    assert state.is_failed()
+    with pytest.raises(GateRejected, match="Rejected by the gate: accuracy") as rejection:
+        state.result()
+    found = cast(Outcome, rejection.value.outcome)
+    assert (found.verdict, found.receipt) == ("rejected", None)
+    store = open_store(store_url)
+    assert not list(store.list("models/"))
+    decision = json.loads(store.get(f"runs/{found.run}/decision.json").data)
+    assert decision["verdict"] == "reject"
+    assert b"Rejected by the gate" in store.get(f"runs/{found.run}/report.html").data
+
+
+def test_a_second_machine_with_an_empty_disk_reuses_the_results(
+    bucket: str, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(bucket, mirror)
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "elsewhere"))
+    assert reused(outcome(job(bucket, mirror))) == CACHED
+
+
+Change = Callable[[bytes], bytes | None]
+
+
+def spoil(store: ObjectStore, step: str, change: Change) -> None:
+    """Damage every artifact that a step's results name: change its bytes, or (None) delete it."""
+    for result in list(store.list(f"cache/results/{step}/")):
+        for sha256 in set(re.findall(rb"[0-9a-f]{64}", store.get(result.key).data)):
+            key = f"cache/objects/{sha256.decode()}"
+            if not list(store.list(key)):
+                continue  # another digest, of the weights
+            data = change(store.get(key).data)
+            if data is None:
+                store.delete(key)
+            else:
+                store.put(key, data)
+
+
+@pytest.mark.parametrize("steps", [CACHED[:4], CACHED[4:]], ids=["steps", "report"])
+@pytest.mark.parametrize(
+    "change", [lambda data: None, lambda data: data[:-1], lambda data: b"X" + data[1:]], ids=["gone", "cut", "altered"]
+)
+def test_damaged_artifacts_are_noticed_said_and_computed_anew(
+    trained_store: Path, mirror: Mirror, steps: list[str], change: Change, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in steps:
+        spoil(open_store(str(trained_store)), step, change)
+    healed = outcome(job(str(trained_store), mirror))
+    assert not set(steps) & set(reused(healed))
+    for step in steps:
+        assert f"{step}: its cached result cannot be used and is computed anew" in caplog.text
+    assert healed.verdict == "already published"
+    assert reused(outcome(job(str(trained_store), mirror))) == CACHED
+
+
+@pytest.fixture(scope="module")
+def _first_store(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patched, serving(gzipped(CONTENTS)) as running:
+        patched.setitem(DATASETS, "mnist", spec_for(CONTENTS))
+        job(str(folder), running)
+    return folder
+
+
+@pytest.fixture
+def trained_store(_first_store: Path, tmp_path: Path) -> Path:
+    """A copy of a store that a run has filled."""
+    return Path(shutil.copytree(_first_store, tmp_path / "store"))
+
+
+def test_a_validation_split_is_watched_and_changes_the_training_set(tmp_path: Path, mirror: Mirror) -> None:
+    data = Data(mirror=(mirror.url,), validation_fraction=0.25)
+    gate = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
+    state = cast(State[Outcome], retrain(data, RECIPE, gate, "cpu", str(tmp_path), return_state=True))
+    found = outcome(state)
+    report = json.loads(open_store(str(tmp_path)).get(f"runs/{found.run}/report.json").data)
+    assert report["prepared"]["statistics"]["validation"]["images"] == 160
+    assert report["prepared"]["statistics"]["train"]["images"] == 480
+    assert all(epoch["validation_accuracy"] > 0 for epoch in report["trained"]["history"])
+
+
+def test_the_run_page_shows_tasks_gate_report_and_progress(
+    tmp_path: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = outcome(job(str(tmp_path), mirror))
+    second = outcome(job(str(tmp_path), mirror))
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(cast(Any, found.run))
+        assert run.name == "mnist, 3 epochs, seed 0"
+        assert run.state_name == "Published"
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+        assert {"gate", "report", "download", "train"} <= artifacts.keys()
+        assert "| accuracy lower bound |" in str(artifacts["report"].data)
+        assert "data:image/png;base64," in str(artifacts["report"].data)
+        assert json.loads(str(artifacts["gate"].data))[1]["check"] == "accuracy"
+        assert artifacts["train"].data == 100.0
+        tasks = client.read_task_runs()
+        states = {task.name.split("-")[0]: task.state_name for task in tasks if str(task.flow_run_id) == second.run}
+    assert states == dict.fromkeys(CACHED, "Cached") | dict.fromkeys(["judge", "record", "publish"], "Completed")
