@@ -68,7 +68,7 @@ def decide(evaluation: Evaluation, gate: Gate) -> Decision:
     return Decision(
         verdict="publish" if all(check.passed for check in checks) else "reject",
         accuracy=evaluation.correct / max(evaluation.images, 1),
-        interval=wilson(evaluation.correct, evaluation.images, TWO_SIDED) if evaluation.images else (0.0, 1.0),
+        interval=_interval(evaluation, TWO_SIDED),
         checks=checks,
     )
 
@@ -83,17 +83,42 @@ def _check(name: str, value: float, limit: float, sentence: str) -> Check:
 def _sound(evaluation: Evaluation) -> Check:
     """The counts agree with each other, and every class was tested."""
     confusion = evaluation.confusion
-    agree = (
-        evaluation.images == sum(map(sum, confusion)) > 0
-        and evaluation.correct == sum(row[label] for label, row in enumerate(confusion))
-        and math.isclose(evaluation.accuracy, evaluation.correct / evaluation.images)
-        and len(evaluation.classes) == len(confusion)
-    )
+    agree = _square(confusion) and _counts_agree(evaluation) and _classes_agree(evaluation)
     tested = sum(1 for score in evaluation.classes if score.support > 0) if agree else 0
     sentence = f"{tested} of {len(confusion)} classes have test images and the counts agree"
     return _check(
         "classes tested", tested, max(len(confusion), 2), sentence if agree else "the counts contradict each other"
     )
+
+
+def _square(confusion: tuple[tuple[int, ...], ...]) -> bool:
+    return all(len(row) == len(confusion) and min(row) >= 0 for row in confusion)
+
+
+def _counts_agree(evaluation: Evaluation) -> bool:
+    return (
+        evaluation.images == sum(map(sum, evaluation.confusion)) > 0
+        and evaluation.correct == sum(row[label] for label, row in enumerate(evaluation.confusion))
+        and math.isclose(evaluation.accuracy, evaluation.correct / evaluation.images)
+    )
+
+
+def _classes_agree(evaluation: Evaluation) -> bool:
+    """Each class is there once, in order, with the recall that the confusion matrix says: the floor reads it."""
+    if [score.label for score in evaluation.classes] != list(range(len(evaluation.confusion))):
+        return False
+    rows = zip(evaluation.classes, evaluation.confusion, strict=True)
+    return all(
+        score.support == sum(row) and math.isclose(score.recall, row[score.label] / max(sum(row), 1))
+        for score, row in rows
+    )
+
+
+def _interval(evaluation: Evaluation, z: float) -> tuple[float, float]:
+    """Wilson's interval; (0, 1), which says nothing, where the counts are impossible."""
+    if not 0 <= evaluation.correct <= evaluation.images or not evaluation.images:
+        return 0.0, 1.0
+    return wilson(evaluation.correct, evaluation.images, z)
 
 
 def _accuracy(evaluation: Evaluation, limit: float) -> Check:
@@ -102,7 +127,7 @@ def _accuracy(evaluation: Evaluation, limit: float) -> Check:
 
 
 def _lower_bound(evaluation: Evaluation, limit: float) -> Check:
-    bound = wilson(evaluation.correct, evaluation.images, ONE_SIDED)[0] if evaluation.images else 0.0
+    bound, _ = _interval(evaluation, ONE_SIDED)
     sentence = f"with 95 % confidence the true accuracy is at least {bound:.4f} (Wilson)"
     return _check("accuracy lower bound", bound, limit, sentence)
 

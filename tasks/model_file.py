@@ -10,6 +10,7 @@ import io
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from tasks.errors import ModelFileError
 MEMBERS = {"metadata.json": 10_000, "config.json": 1_000_000, "model.weights.h5": 500_000_000}
 
 # Classes whose loading runs no code of the file's own.
-HARMLESS = {"Sequential", "Functional", "InputLayer", "Dense", "GlorotUniform", "Zeros", "DTypePolicy"}
+HARMLESS = {
+    "keras.Sequential",
+    "keras.layers.InputLayer",
+    "keras.layers.Dense",
+    "keras.initializers.GlorotUniform",
+    "keras.initializers.Zeros",
+    "keras.DTypePolicy",
+}
 
 # The earliest date that a zip archive can state: a date of its own would make each archive's bytes differ.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -43,14 +51,20 @@ def to_bytes(model: Any) -> bytes:
 
 
 def load(data: bytes) -> Any:
-    """The Keras model of `.keras` bytes, uncompiled. Raises ModelFileError before Keras reads anything unsafe."""
+    """The Keras model of `.keras` bytes, uncompiled.
+
+    Raises ModelFileError before Keras reads anything unsafe, and for what Keras cannot read.
+    """
     check(data)
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(data)
-        return keras.saving.load_model(path, safe_mode=True, compile=False)
+        try:
+            return keras.saving.load_model(path, safe_mode=True, compile=False)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise _refused(f"Keras cannot read it ({str(error).splitlines()[0]})") from error
 
 
 def check(data: bytes) -> None:
@@ -64,10 +78,14 @@ def check(data: bytes) -> None:
                 raise _refused(f"its members are {names} instead of {list(MEMBERS)}")
             contents = {name: _read(archive, name) for name in MEMBERS}
         config = json.loads(contents["config.json"])
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        strange = sorted(set(_classes(config)) - HARMLESS)
+    # RuntimeError: an encrypted member, an unknown compression, a config nested too deep.
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         raise _refused(f"it is damaged ({error})") from error
-    for name in sorted(set(_classes(config)) - HARMLESS):
-        raise _refused(f"it holds the class {name}, which is not known to be harmless")
+    if strange:
+        raise _refused(f"it holds the class {strange[0]}, which is not known to be harmless")
+    if not isinstance(config, dict) or config.get("class_name") != "Sequential":
+        raise _refused("its config is not that of a Sequential model")
 
 
 def weights_digest(model: Any) -> str:
@@ -97,12 +115,12 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _classes(config: Any) -> Iterator[str]:
-    """Every class that a Keras config names, at any depth; one from outside Keras by its full name."""
+    """Every class that a Keras config names, at any depth, by its full name, and every name it is registered as."""
     if isinstance(config, dict):
         if "class_name" in config:
-            module = str(config.get("module") or "keras")
-            known = module.split(".")[0] == "keras" and not config.get("registered_name")
-            yield str(config["class_name"]) if known else f"{module}.{config['class_name']}"
+            yield f"{config.get('module')}.{config['class_name']}"
+            if config.get("registered_name"):
+                yield f"registered as {config['registered_name']}"
         for value in config.values():
             yield from _classes(value)
     elif isinstance(config, list):

@@ -31,12 +31,19 @@ def flatten(images: Bytes, labels: Bytes) -> Split:
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Split into (training, validation), each class in proportion, in the original order, chosen by the seed."""
+    """Split into (training, validation), each class in proportion, in the original order, chosen by the seed.
+
+    Raises DataError where so few images cannot hold every class.
+    """
     from sklearn.model_selection import train_test_split
 
-    rest, held = train_test_split(
-        np.arange(len(split.labels)), test_size=fraction, random_state=seed, stratify=split.labels
-    )
+    rows = np.arange(len(split.labels))
+    try:
+        rest, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=split.labels)
+    except ValueError as error:
+        raise DataError(
+            "cannot hold out a validation split", str(error), "Set validation_fraction to 0 or to more."
+        ) from error
     return _take(split, np.sort(rest)), _take(split, np.sort(held))
 
 

@@ -108,6 +108,14 @@ NAN = math.nan
         evaluation(diagonal(), classes=()),
         evaluation(diagonal(), classes=evaluation(diagonal()).classes[:9]),
         evaluation(diagonal(), confusion=()),
+        evaluation(diagonal(), confusion=tuple(row[:3] for row in diagonal())),
+        evaluation(((980, -5, 25), (0, 1000, 0), (0, 0, 1000))),
+        evaluation(diagonal(), correct=10_001, accuracy=1.0001),
+        evaluation(diagonal(), classes=evaluation(diagonal(1000, 0)).classes),
+        evaluation(
+            diagonal(), classes=tuple(s.model_copy(update={"support": 1}) for s in evaluation(diagonal()).classes)
+        ),
+        evaluation(diagonal(), classes=evaluation(diagonal()).classes[:9] + evaluation(diagonal()).classes[:1]),
         evaluation(()),
         evaluation(((0, 0), (0, 0))),
         evaluation(tuple((0,) * 10 if label == 4 else row for label, row in enumerate(diagonal()))),

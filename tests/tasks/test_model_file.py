@@ -10,7 +10,6 @@ import pytest
 
 from tasks import model_file
 from tasks.errors import ModelFileError
-from tasks.settings import Recipe
 from tasks.train import build
 
 
@@ -19,7 +18,7 @@ def model() -> Any:
     import keras
 
     keras.utils.set_random_seed(1)
-    return build(784, Recipe(), steps=1)
+    return build(784)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def with_layer(data: bytes, layer: dict[str, Any]) -> bytes:
 
 
 def test_the_same_weights_give_the_same_bytes_and_digest(model: Any, saved: bytes) -> None:
-    twin = build(784, Recipe(learning_rate=0.5), steps=3)
+    twin = build(784)
     twin.set_weights(model.get_weights())
     assert model_file.to_bytes(twin) == saved
     assert model_file.weights_digest(twin) == model_file.weights_digest(model)
@@ -73,6 +72,28 @@ LAMBDA: dict[str, Any] = {
 }
 FOREIGN = {"module": "evil", "class_name": "Dense", "config": {}, "registered_name": "evil>Dense"}
 
+IMPORTED: dict[str, Any] = {
+    "module": "keras.src.anything",
+    "class_name": "Dense",
+    "config": {},
+    "registered_name": None,
+}
+
+
+def flipped(data: bytes, field: str, value: int) -> bytes:
+    """The archive with one header field of config.json set, in both places where zip keeps it."""
+    spoiled = bytearray(data)
+    offset = {"flags": 6, "compression": 8}[field]
+    spoiled[data.index(b"config.json") - 30 + offset] = value
+    spoiled[data.rindex(b"config.json") - 46 + offset + 2] = value
+    return bytes(spoiled)
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5"])
+def test_weights_that_keras_cannot_read_are_an_error_of_ours(saved: bytes, content: bytes) -> None:
+    with pytest.raises(ModelFileError, match="Keras cannot read it"):
+        model_file.load(rewritten(saved, model__weights__h5=content))
+
 
 @pytest.mark.parametrize(
     ("spoil", "why"),
@@ -84,8 +105,16 @@ FOREIGN = {"module": "evil", "class_name": "Dense", "config": {}, "registered_na
         (lambda data: rewritten(data, config__json=None), "its members are"),
         (lambda data: rewritten(data, config__json=b"{"), "damaged"),
         (lambda data: rewritten(data, metadata__json=b" " * 10_001), "metadata.json has more than 10,000 bytes"),
-        (lambda data: with_layer(data, LAMBDA), "the class Lambda, which is not known to be harmless"),
+        (lambda data: with_layer(data, LAMBDA), "the class keras.layers.Lambda, which is not known to be harmless"),
         (lambda data: with_layer(data, FOREIGN), "the class evil.Dense"),
+        (lambda data: with_layer(data, FOREIGN | {"registered_name": "keras.layers.Dense"}), "the class evil.Dense"),
+        (lambda data: with_layer(data, FOREIGN | {"module": "keras.layers"}), "registered as evil>Dense"),
+        (lambda data: with_layer(data, IMPORTED), "the class keras.src.anything.Dense"),
+        (lambda data: rewritten(data, config__json=b"[" * 200_000), "damaged"),
+        (lambda data: rewritten(data, config__json=b"null"), "not that of a Sequential model"),
+        (lambda data: flipped(data, "flags", 1), "damaged .*encrypted"),
+        (lambda data: flipped(data, "compression", 99), "damaged .*compression"),
+        (lambda data: flipped(data, "compression", zipfile.ZIP_DEFLATED), "damaged"),
     ],
 )
 def test_whatever_is_not_exactly_such_a_model_is_refused_before_keras_reads_it(

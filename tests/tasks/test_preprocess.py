@@ -58,6 +58,11 @@ def test_the_split_is_a_function_of_the_seed() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_a_validation_split_too_small_for_every_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"cannot hold out a validation split.*Set validation_fraction"):
+        hold_out(split(), 0.05, 0)
+
+
 def test_statistics_count_each_class_and_describe_the_scaled_pixels() -> None:
     images = np.zeros((4, 784), np.uint8)
     images[0] = 255
