@@ -6,9 +6,9 @@ Only where training will have to run: a cached run never pays for TensorFlow. Ca
 from __future__ import annotations
 
 import importlib
-import os
 import threading
 
+from tasks import backend
 from tasks.errors import StoreError
 from tasks.settings import Settings
 from tasks.storage import open_store
@@ -17,8 +17,7 @@ from tasks.storage import open_store
 def import_ahead(settings: Settings) -> None:
     """Import the flow now, and in the background what a first run in this store will need."""
     if _never_trained(settings):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        threading.Thread(target=importlib.import_module, args=["keras"], daemon=True).start()
+        threading.Thread(target=backend.keras, daemon=True).start()
     importlib.import_module("flows.retrain")
 
 

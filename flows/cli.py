@@ -152,12 +152,12 @@ def _copy_report(outcome: Outcome, folder: Path) -> None:
 
 def _show_progress() -> None:
     """What the job logs goes to standard error, one plain line each."""
-    handler = logging.StreamHandler()
+    # A stream of its own: TensorFlow's import closes the ordinary one for a moment.
+    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     LOG.setLevel(logging.INFO)
     LOG.addHandler(handler)
     LOG.propagate = False
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _parser() -> argparse.ArgumentParser:

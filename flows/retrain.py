@@ -16,22 +16,23 @@ from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
 from tasks.evaluate import evaluate
-from tasks.judge import gate_for, judge
+from tasks.judge import judge
 from tasks.preprocess import preprocess
 from tasks.provenance import provenance
 from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
-from tasks.settings import Data, DeviceChoice, Gate, Recipe
+from tasks.settings import Data, DeviceChoice, Gate, Recipe, defaults_for
 from tasks.storage.probe import check
 from tasks.train import train
 from tasks.values import Decision, Outcome, Receipt, Record
 
 
 def _name() -> str:
-    given = flow_run.parameters
-    return f"{given['data'].dataset}, {given['recipe'].epochs} epochs, seed {given['recipe'].seed}"
+    data, recipe, gate = (flow_run.parameters[name] for name in ("data", "recipe", "gate"))
+    recipe, _ = defaults_for(data.dataset, recipe, gate)
+    return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}"
 
 
 @flow(name="retrain", flow_run_name=_name)
@@ -56,12 +57,13 @@ def retrain(
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
     check(run.store)  # a store that cannot be written should not cost a training first
     kind = resolve(device)
+    recipe, gate = defaults_for(data.dataset, recipe, gate)
 
     source = download(data.dataset, data.mirror, run)
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
     trained = train(prepared.train, prepared.validation, recipe, kind, run)
     evaluation = evaluate(trained.model, prepared.test, run)
-    decision = judge(evaluation, gate_for(data.dataset, gate), run)
+    decision = judge(evaluation, gate, run)
 
     facts = Facts(
         prepared=prepared,

@@ -6,7 +6,6 @@ Keeps each image's probabilities, so that a later version can be compared image 
 from __future__ import annotations
 
 import logging
-import os
 
 import numpy as np
 
@@ -24,7 +23,6 @@ def predict(model: bytes, images: Bytes) -> Probabilities:
 
     Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
     if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
         raise TrainingError(

@@ -11,7 +11,6 @@ import math
 from statistics import NormalDist
 
 from tasks.caching.steps import Run, step
-from tasks.datasets import DIGITS
 from tasks.page import show_table
 from tasks.report.words import gate_rows
 from tasks.settings import Gate
@@ -22,16 +21,6 @@ LOG = logging.getLogger("retrain.judge")
 # One-sided 95 %: 5 % of equally good models that are exactly at the limit would fail by chance.
 ONE_SIDED = NormalDist().inv_cdf(0.95)
 TWO_SIDED = NormalDist().inv_cdf(0.975)
-
-# 360 test images resolve less than 10,000: the same recipe's scores spread wider, and so do the limits.
-DIGITS_GATE = Gate(min_accuracy=0.90, min_accuracy_lower_bound=0.85, min_class_recall=0.70)
-
-
-def gate_for(dataset: str, gate: Gate) -> Gate:
-    """The gate with the data set's own limits wherever none was chosen."""
-    if dataset != DIGITS.name:
-        return gate
-    return DIGITS_GATE.model_copy(update={name: getattr(gate, name) for name in gate.model_fields_set})
 
 
 def wilson(correct: int, images: int, z: float) -> tuple[float, float]:

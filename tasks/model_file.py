@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks import backend
 from tasks.errors import ModelFileError
 
 # What the archive of this model holds, in this order, and no more than so many bytes of each.
@@ -36,7 +37,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 def to_bytes(model: Any) -> bytes:
     """A Keras model as `.keras` bytes, without its optimizer; the same weights give the same bytes."""
-    import keras
+    keras = backend.keras()
 
     bare = keras.Sequential.from_config(model.get_config())
     bare.set_weights(model.get_weights())
@@ -56,7 +57,7 @@ def load(data: bytes) -> Any:
     Raises ModelFileError before Keras reads anything unsafe, and for what Keras cannot read.
     """
     check(data)
-    import keras
+    keras = backend.keras()
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"

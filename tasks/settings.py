@@ -25,7 +25,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Data(Value):
     """What to learn from."""
 
-    dataset: Dataset = Field("mnist", description="Data set; digits is the small one inside scikit-learn.")
+    dataset: Dataset = Field(
+        "mnist", description="Data set; digits is the small one inside scikit-learn, with defaults of its own."
+    )
     mirror: tuple[str, ...] = Field(
         (), description="Mirrors to try, in order: https://, file:// or s3://. None: the public mirrors."
     )
@@ -52,6 +54,23 @@ class Gate(Value):
         0.97, description="Lowest one-sided 95 % lower confidence bound of the accuracy (Wilson)."
     )
     min_class_recall: Share = Field(0.92, description="Lowest recall of any one class.")
+
+
+# The digits are fewer: they take more epochs to learn, and 360 test images resolve less than 10,000. Twelve seeds of
+# this recipe reached 0.964 to 0.989, their weakest classes 0.83 to 0.96.
+DIGITS_RECIPE = Recipe(epochs=20, batch_size=32)
+DIGITS_GATE = Gate(min_accuracy=0.94, min_accuracy_lower_bound=0.92, min_class_recall=0.75)
+
+
+def defaults_for(dataset: Dataset, recipe: Recipe, gate: Gate) -> tuple[Recipe, Gate]:
+    """The recipe and the gate, with the data set's own values wherever none was chosen."""
+    if dataset == "mnist":
+        return recipe, gate
+    return _over(DIGITS_RECIPE, recipe), _over(DIGITS_GATE, gate)
+
+
+def _over(defaults: T, chosen: T) -> T:
+    return defaults.model_copy(update={name: getattr(chosen, name) for name in chosen.model_fields_set})
 
 
 class Settings(Data, Recipe, Gate, BaseSettings):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks import backend
 from tasks.arrays import SCALE, Split, from_npy
 from tasks.caching.keys import installed
 from tasks.caching.steps import Run, step
@@ -46,8 +46,7 @@ def build(inputs: int) -> Any:
 
     Layers have fixed names: a default one counts up within a process and would get into the model file.
     """
-    import keras
-
+    keras = backend.keras()
     return keras.Sequential(
         [
             keras.Input((inputs,), dtype="float32", name="pixels"),
@@ -64,8 +63,7 @@ def learner(model: Any, recipe: Recipe, steps: int) -> Any:
     It takes uint8: the same weights to the bit as with images scaled beforehand, from a quarter of the memory
     (870 MB instead of 1.4 GB at its peak on MNIST) and in less time.
     """
-    import keras
-
+    keras = backend.keras()
     pixels = keras.Input(model.input_shape[1:], dtype="uint8")
     learning = keras.Sequential([pixels, keras.layers.Rescaling(SCALE), *model.layers])
     learning.compile(
@@ -149,10 +147,8 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def _deterministic_keras(seed: int) -> Any:
-    """Keras, quiet, with every source of chance seeded. The import takes seconds: only a step that runs pays it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
-
+    """Keras with every source of chance seeded."""
+    keras = backend.keras()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

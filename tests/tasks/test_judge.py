@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tasks.judge import ONE_SIDED, TWO_SIDED, decide, gate_for, wilson
+from tasks.judge import ONE_SIDED, TWO_SIDED, decide, wilson
 from tasks.settings import Gate
 from tasks.values import Artifact, ClassScore, Decision, Evaluation
 
@@ -157,9 +157,3 @@ def test_a_row_passes_exactly_when_its_margin_is_not_negative(rows: list[list[in
     for check in decision.checks:
         assert check.passed == (check.value >= check.limit) == (check.margin >= 0)
     assert (decision.verdict == "publish") == all(check.passed for check in decision.checks)
-
-
-def test_the_digits_have_limits_of_their_own_unless_one_was_chosen() -> None:
-    assert gate_for("mnist", Gate()) == Gate()
-    assert gate_for("digits", Gate()).min_accuracy < 0.97
-    assert gate_for("digits", Gate(min_accuracy=0.97)).min_accuracy == 0.97
