@@ -117,7 +117,7 @@ def _accuracy(evaluation: Evaluation, limit: float) -> Check:
 
 def _lower_bound(evaluation: Evaluation, limit: float) -> Check:
     bound, _ = _interval(evaluation, ONE_SIDED)
-    sentence = f"with 95 % confidence the true accuracy is at least {bound:.4f} (Wilson)"
+    sentence = f"at least {bound:.4f} with 95 % confidence (Wilson)"
     return _check("accuracy lower bound", bound, limit, sentence)
 
 

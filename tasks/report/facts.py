@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Prepared, Provenance, Trained, Value
+from tasks.values import Decision, Evaluation, Prepared, Provenance, Statistics, Trained, Value
+
+T = TypeVar("T")
+
+SPLITS = ("train", "validation", "test")
+STEPS = ("download", "preprocess", "train", "evaluate")
 
 
 class Facts(Value):
@@ -25,6 +31,22 @@ class Facts(Value):
     def model(self) -> str:
         """The model's name: that of its data set."""
         return self.prepared.dataset
+
+    @property
+    def splits(self) -> list[tuple[str, Statistics]]:
+        """The statistics of each split, in the order in which the job uses them."""
+        return _in_order(self.prepared.statistics, SPLITS)
+
+    @property
+    def seconds(self) -> list[tuple[str, float]]:
+        """What each step took, in the order in which they run."""
+        return _in_order(self.provenance.seconds, STEPS)
+
+
+def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
+    """The entries with these names first, then any others by name: equal facts must give the same report."""
+    known = [name for name in names if name in found]
+    return [(name, found[name]) for name in [*known, *sorted(found.keys() - known)]]
 
 
 class Mistake(NamedTuple):

@@ -148,9 +148,15 @@ def spoil(store: ObjectStore, step: str, change: Change) -> None:
                 store.put(key, data)
 
 
-@pytest.mark.parametrize("steps", [CACHED[:4], CACHED[4:]], ids=["steps", "report"])
 @pytest.mark.parametrize(
-    "change", [lambda data: None, lambda data: data[:-1], lambda data: b"X" + data[1:]], ids=["gone", "cut", "altered"]
+    ("steps", "change"),
+    [
+        (CACHED[:4], lambda data: None),
+        (CACHED[:4], lambda data: data[:-1]),
+        (CACHED[:4], lambda data: b"X" + data[1:]),
+        (["report"], lambda data: b"X" + data[1:]),  # made of the others, so it has to be damaged alone
+    ],
+    ids=["gone", "cut", "altered", "altered-report"],
 )
 def test_damaged_artifacts_are_noticed_said_and_computed_anew(
     trained_store: Path, mirror: Mirror, steps: list[str], change: Change, caplog: pytest.LogCaptureFixture

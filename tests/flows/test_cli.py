@@ -155,7 +155,9 @@ def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
 def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(tmp_path: Path, server: dict[str, str]) -> None:
     done = retrain("run", "--device", "gpu", "--store", str(tmp_path), "--mirror", "file:///nowhere", **server)
     assert done.returncode == 1
-    assert "retrain: cannot train on a GPU: no NVIDIA GPU is visible; TensorFlow" in done.stderr
+    assert "retrain: cannot train on a GPU: no NVIDIA GPU is visible; TensorFlow 2" in done.stderr
+    assert "sees ['/physical_device:CPU:0']" in done.stderr
+    assert "Use --device cpu" in done.stderr
     assert "download" not in done.stderr
 
 

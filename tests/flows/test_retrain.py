@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import inspect
+
+from prefect.utilities.callables import parameter_schema
+
+from flows.retrain import retrain
+from tasks.settings import Settings
+
+
+def test_the_run_form_shows_every_setting_with_description_bounds_and_default() -> None:
+    schema = parameter_schema(retrain.fn).model_dump()
+    shown = dict(schema["properties"])
+    for card in ("data", "recipe", "gate"):
+        assert shown.pop(card)
+        assert schema["definitions"][card.capitalize()]["description"]
+        shown |= schema["definitions"][card.capitalize()]["properties"]
+    assert shown.keys() == Settings.model_fields.keys()
+    for name, field in shown.items():
+        assert field["description"], name
+        assert field["default"] == Settings.model_fields[name].default or name == "mirror"
+    assert shown["min_accuracy"] | {"minimum": 0, "maximum": 1} == shown["min_accuracy"]
+    assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
+    assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
+
+
+def test_the_job_can_be_read_in_a_minute() -> None:
+    """One level of abstraction, one gate, one path to publish."""
+    source = inspect.getsource(retrain.fn)
+    body = source.split('"""')[2]
+    assert len(body.splitlines()) <= 40
+    assert body.count("publish(") == 1
+    assert body.count("if ") == 1
+    for detail in ("try", "s3", "keras", "tensorflow"):
+        assert detail not in body

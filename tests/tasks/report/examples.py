@@ -1,0 +1,97 @@
+"""Facts, images and predictions to render: whatever a real run would hand over, made of a few numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.arrays import Bytes, Probabilities
+from tasks.evaluate import score
+from tasks.judge import decide
+from tasks.report import Rendered, render
+from tasks.report.facts import Facts
+from tasks.settings import Gate, Recipe
+from tasks.values import Artifact, Device, Epoch, Examples, Prepared, Provenance, Statistics, Trained
+
+CLASSES = 10
+EMPTY = Artifact(sha256="0" * 64, size=0, media_type="application/x-npy")
+
+
+class Example(NamedTuple):
+    """The arguments of `render`."""
+
+    facts: Facts
+    images: Bytes
+    probabilities: Probabilities
+    labels: Bytes
+
+    def render(self) -> Rendered:
+        return render(*self)
+
+
+def example(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bool = False) -> Example:
+    """A model that gets `wrong` of the test images wrong, each surer than the one before."""
+    labels = np.arange(images, dtype=np.uint8) % CLASSES
+    guesses = labels.copy()
+    guesses[:wrong] = (labels[:wrong] + 1) % CLASSES
+    return predicted(guesses, labels, epochs, validation)
+
+
+def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool = False) -> Example:
+    """A model that made these guesses."""
+    count = len(labels)
+    sureness = np.linspace(0.5, 0.95, count, dtype=np.float32)
+    probabilities = np.tile(((1 - sureness) / (CLASSES - 1))[:, None], (1, CLASSES)).astype(np.float32)
+    probabilities[np.arange(count), guesses] = sureness
+    images = np.random.default_rng(0).integers(0, 256, (count, 784), dtype=np.uint8)
+    return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
+
+
+def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
+    evaluation = score(probabilities, labels, EMPTY)
+    return Facts(
+        prepared=_prepared(labels, validation),
+        recipe=Recipe(epochs=epochs),
+        trained=_trained(epochs, validation),
+        evaluation=evaluation,
+        decision=decide(evaluation, Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)),
+        provenance=Provenance(
+            code="abc123",
+            python="3.11.7",
+            packages={"keras": "3.15.1", "numpy": "2.4.6"},
+            source="https://mirror.example/mnist/",
+            seconds={"train": 9.5, "download": 0.6, "evaluate": 0.3, "preprocess": 130.0},
+        ),
+    )
+
+
+def _prepared(labels: Bytes, validation: bool) -> Prepared:
+    counts = tuple(int(count) for count in np.bincount(labels, minlength=CLASSES))
+    split = Statistics(images=len(labels), per_class=counts, mean=0.13, minimum=0, maximum=1)
+    names = ["test", "train", *(["validation"] if validation else [])]
+    examples = Examples(images=EMPTY, labels=EMPTY)
+    return Prepared(dataset="mnist", train=examples, test=examples, statistics=dict.fromkeys(names, split))
+
+
+def _trained(epochs: int, validation: bool) -> Trained:
+    history = tuple(
+        Epoch(
+            loss=1 / number,
+            accuracy=1 - 0.1 / number,
+            validation_loss=1.5 / number if validation else None,
+            validation_accuracy=1 - 0.2 / number if validation else None,
+            seconds=1.5,
+        )
+        for number in range(1, epochs + 1)
+    )
+    return Trained(
+        model=EMPTY,
+        weights_digest="f" * 64,
+        parameters=407_050,
+        history=history,
+        device=Device(kind="cpu", name="a processor"),
+        packages={"keras": "3.15.1"},
+        finished=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    )

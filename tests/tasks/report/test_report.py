@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.report import MISTAKES, page
+from tasks.report.facts import Facts
+from tests.tasks.report.examples import CLASSES, Example, example, predicted
+
+VOID = {"meta", "link", "img", "br"}
+NOTHING = np.zeros((0, 784), np.uint8)
+
+
+class Page(HTMLParser):
+    """A page's elements, the text that it shows, every address in it; refuses elements not closed in order."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html.decode())
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] not in (["style"], ["title"]):
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def classed(self, name: str) -> int:
+        return sum(name in (attributes.get("class") or "").split() for _, attributes in self.elements)
+
+    def addresses(self) -> set[str]:
+        return {
+            value or ""
+            for _, attributes in self.elements
+            for name, value in attributes.items()
+            if name in {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
+        }
+
+
+def words_of(text: str) -> str:
+    return " ".join(text.split())
+
+
+def with_sentence(facts: Facts, sentence: str) -> Facts:
+    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in facts.decision.checks)
+    return facts.model_copy(update={"decision": facts.decision.model_copy(update={"checks": checks})})
+
+
+@pytest.fixture(scope="module")
+def usual() -> Example:
+    return example()
+
+
+@pytest.fixture(scope="module")
+def harmless(usual: Example) -> Page:
+    return Page(page.render(usual.facts, [], NOTHING))
+
+
+def test_the_same_input_gives_the_same_bytes(usual: Example) -> None:
+    assert usual.render() == usual.render()
+
+
+def test_equal_facts_read_back_from_json_give_the_same_bytes(usual: Example) -> None:
+    """Dictionaries may come back in another order, as they do from a cached result."""
+    again = Facts.model_validate_json(json.dumps(usual.facts.model_dump(mode="json"), sort_keys=True))
+    assert usual._replace(facts=again).render() == usual.render()
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    script = (
+        "import hashlib\nfrom tests.tasks.report.examples import example\n"
+        "print(hashlib.sha256(b''.join(example(validation=True).render())).hexdigest())"
+    )
+    root = Path(page.__file__).parents[2]
+
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=root
+    ).stdout
+    assert found.strip() == hashlib.sha256(b"".join(example(validation=True).render())).hexdigest()
+
+
+def test_the_page_asks_for_nothing_outside_itself(usual: Example) -> None:
+    found = Page(usual.render().page)
+    assert all(address.startswith(("data:", "#")) for address in found.addresses())
+    assert not found.named("script")
+    policy = next(meta["content"] for meta in found.named("meta") if meta.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    assert b"@import" not in usual.render().page
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_ids_are_unique_and_every_reference_has_its_target(validation: bool) -> None:
+    made = example(validation=validation).render().page.decode()
+    ids = [attributes["id"] for _, attributes in Page(made.encode()).elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    references = {address[1:] for address in Page(made.encode()).addresses() if address.startswith("#")}
+    references |= {part.split(")")[0] for part in made.split("url(#")[1:]}
+    assert references
+    assert references <= set(ids)
+
+
+def test_the_verdict_comes_first(usual: Example) -> None:
+    text = Page(usual.render().page).text
+    places = [
+        text.index(part) for part in ("Passed the gate", "90.00 %", "Gate\n", "Learning curves", "Where it comes from")
+    ]
+    assert places == sorted(places)
+
+
+def test_a_rejected_model_is_called_so_everywhere() -> None:
+    made = example(wrong=200).render()
+    assert "Rejected by the gate" in Page(made.page).text
+    assert "# mnist: Rejected by the gate: accuracy, accuracy lower bound" in made.text.decode()
+    assert json.loads(made.data)["decision"]["verdict"] == "reject"
+    for form in (made.page, made.text, made.run_page):
+        assert b"Accuracy is 0.5000 and needs 0.8500; accuracy lower bound is 0.4590 and needs 0.8500; " in form
+        assert b"Passed the gate" not in form
+
+
+def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
+    made = usual.render()
+    for check in usual.facts.decision.checks:
+        for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
+            assert check.sentence in form
+            assert check.name in form
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.text(min_size=1))
+@hypothesis.example("</td><script>alert(1)</script>")
+@hypothesis.example('"><img src=x onerror=alert(1)>&amp;&lt;')
+def test_hostile_text_stays_text(usual: Example, harmless: Page, hostile: str) -> None:
+    made = page.render(with_sentence(usual.facts, hostile), [], NOTHING)
+    # The page has the elements that it always has, and the sentence is among its text.
+    assert Page(made).elements == harmless.elements
+    assert words_of(hostile.replace("\0", "\ufffd")) in words_of(Page(made).text.replace("\0", "\ufffd"))
+
+
+def test_both_curves_are_drawn(usual: Example) -> None:
+    paths = [path for path in Page(usual.render().page).named("path") if "var(--accent)" in (path.get("style") or "")]
+    # For each of two figures, the line; its marks are one symbol, used at each epoch.
+    assert len([path for path in paths if "fill: none" in (path["style"] or "")]) == 2
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_validation_is_drawn_and_told_where_there_is_any(validation: bool) -> None:
+    made = example(validation=validation).render()
+    assert (b"stroke: var(--second)" in made.page) is validation
+    assert ("validation 0.9333" in Page(made.page).text) is validation
+    assert (b"validation accuracy" in made.text) is validation
+    assert (b"| validation |" in made.text) is validation
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 100])
+def test_every_epoch_is_told(epochs: int) -> None:
+    made = example(epochs=epochs).render()
+    assert len(json.loads(made.data)["trained"]["history"]) == epochs
+    assert f"| {epochs} ".encode() in made.text
+    assert f"{epochs} epoch{'s' if epochs > 1 else ''}, batch".encode() in made.page
+    assert made.page.count(b"1.5 s</td>") == epochs
+
+
+@pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (1, 1), (29, 29), (30, 30), (200, MISTAKES)])
+def test_the_surest_mistakes_are_shown(wrong: int, shown: int) -> None:
+    made = example(wrong=wrong).render()
+    pictures = [image for image in Page(made.page).named("img") if (image["src"] or "").startswith("data:image/png")]
+    mistakes = json.loads(made.data)["mistakes"]
+    assert len(pictures) == len(mistakes) == shown
+    # The example's model grows surer from image to image.
+    assert [mistake["image"] for mistake in mistakes] == list(range(wrong - 1, wrong - 1 - shown, -1))
+    assert all(mistake["guess"] == (mistake["truth"] + 1) % CLASSES for mistake in mistakes)
+
+
+def test_a_perfect_model_has_no_mistakes_and_no_weakest_class() -> None:
+    found = Page(example(wrong=0).render().page)
+    assert "No mistakes" in found.text
+    assert "The model got every test image right." in found.text
+    assert not found.classed("lowest")
+
+
+def test_a_model_that_says_one_class_only_is_told_so() -> None:
+    labels = np.arange(200, dtype=np.uint8) % CLASSES
+    made = predicted(np.full(200, 3, np.uint8), labels).render()
+    data = json.loads(made.data)
+    assert data["decision"]["verdict"] == "reject"
+    assert [row[3] for row in data["evaluation"]["confusion"]] == [20] * CLASSES
+    assert Page(made.page).classed("lowest") == CLASSES - 1
+    assert all(mistake["guess"] == 3 for mistake in data["mistakes"])
+
+
+def test_square_images_are_the_same_as_flat_ones(usual: Example) -> None:
+    assert usual._replace(images=usual.images.reshape(-1, 28, 28)).render() == usual.render()
+
+
+def test_the_json_holds_all_the_facts(usual: Example) -> None:
+    data: dict[str, Any] = json.loads(usual.render().data)
+    assert data.pop("schema_version") == 1
+    assert len(data.pop("mistakes")) == MISTAKES
+    assert Facts.model_validate(data) == usual.facts
+
+
+def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:
+    made = example(wrong=200, epochs=100, validation=True).render()
+    assert len(made.page) < 500_000
+    assert len(made.run_page) < 200_000
+
+
+def test_reports_cost_nothing_until_one_is_drawn() -> None:
+    heavy = {"matplotlib", "jinja2", "PIL", "prefect", "tensorflow", "sklearn"}
+    script = f"import sys, tasks.report, tasks.report.words; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(page.__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert found.strip() == "[]"
