@@ -81,7 +81,7 @@ def fetch(
         MirrorsUnreachable: No mirror answered at all.
         DownloadError: Mirrors answered, and none delivered the right bytes. The message names each and why.
     """
-    if not spec.mirrors and not mirrors:
+    if not spec.mirrors:  # embedded: any mirror is meant for another data set
         return Fetched(verified(spec, embedded_digits()), "scikit-learn")
     reasons, reached = [], False
     for mirror in mirrors or spec.mirrors:
