@@ -105,10 +105,9 @@ def _run(settings: Settings, or_digits: bool) -> Outcome:
     prefect.wait()
     try:
         return _flow(settings)
-    except MirrorsUnreachable as error:
+    except MirrorsUnreachable:
         if not or_digits:
             raise
-        LOG.warning("%s", error)
         LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
         return _flow(settings.model_copy(update={"dataset": "digits"}))
 
