@@ -1,11 +1,12 @@
 """Where Prefect keeps task results: in the run's own store, as JSON, under `cache/results/`.
 
-A result is believed only if every artifact that it names is there and has the right bytes; otherwise it counts as
-not cached, which makes Prefect compute it anew and so heals the store.
+A result is believed only if its own bytes, and those of every artifact that it names, are what they were; otherwise it
+counts as not cached, which makes Prefect compute it anew and so heals the store.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -38,18 +39,24 @@ class ResultFiles(WritableFileSystem):
         return made
 
     def read_path(self, path: str, _sync: bool | None = None) -> bytes:  # type: ignore[override]
-        """Read a result whose artifacts are all intact. Raises KeyMissing or ArtifactError, both a miss to Prefect."""
-        content = self._store.get(_key(path)).data
-        for artifact in _artifacts(json.loads(json.loads(content)["result"])):
-            self._verify(path, artifact)
+        """Read a result that is intact, and so are its artifacts. To Prefect, whatever this raises is a miss."""
+        try:
+            content = unsealed(self._store.get(_key(path)).data)
+            for artifact in _artifacts(json.loads(json.loads(content)["result"])):
+                self._artifacts.verify(artifact)
+        except KeyMissing:
+            raise
+        except (ArtifactError, StoreError) as error:
+            LOG.warning("%s: its cached result cannot be used and is computed anew: %s", _step(path), error)
+            raise
         return content
 
     def write_path(self, path: str, content: bytes, _sync: bool | None = None) -> None:  # type: ignore[override]
         """Write a result. Prefect hides what this raises and goes on with nothing cached, so it is said here."""
         try:
-            self._store.put(_key(path), content)
+            self._store.put(_key(path), sealed(content))
         except StoreError as error:
-            LOG.warning("%s: its result is not cached: %s", path.strip("/").split("/")[0], error)
+            LOG.warning("%s: its result is not cached: %s", _step(path), error)
             raise
 
     async def aread_path(self, path: str) -> bytes:
@@ -60,18 +67,26 @@ class ResultFiles(WritableFileSystem):
         """As `write_path`."""
         self.write_path(path, content)
 
-    def _verify(self, path: str, artifact: Artifact) -> None:
-        try:
-            self._artifacts.verify(artifact)
-        except (ArtifactError, KeyMissing) as error:
-            LOG.warning(
-                "%s: its cached result cannot be used and is computed anew: %s", path.strip("/").split("/")[0], error
-            )
-            raise
-
     def _resolve_path(self, path: str) -> PurePosixPath:
         # Prefect asks unsaved storage for absolute paths and makes them relative again.
         return PurePosixPath("/") / path
+
+
+def sealed(content: bytes) -> bytes:
+    """The content behind a line with its SHA-256."""
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def unsealed(data: bytes) -> bytes:
+    """The content of `sealed`. Raises ArtifactError where a byte of it changed."""
+    digest, _, content = data.partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ArtifactError("cannot use a cached result", "its bytes were altered", "Run again: it is computed anew.")
+    return content
+
+
+def _step(path: str) -> str:
+    return path.strip("/").split("/")[0]
 
 
 def _key(path: str) -> str:

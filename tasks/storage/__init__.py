@@ -22,17 +22,44 @@ def open_store(url: str) -> ObjectStore:
 
     Opening checks the address and nothing else: see `tasks.storage.probe.check`. Raises UsageError.
     """
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() == "s3":
         from tasks.storage.s3 import S3Store
 
-        return S3Store.open(parts.netloc, parts.path)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
-        return LocalStore(Path(unquote(parts.path)))
-    if url and "://" not in url:
+        return S3Store.open(*_bucket_and_prefix(rest))
+    if scheme.lower() == "file":
+        return LocalStore(_folder(url))
+    if url and not rest:
         return LocalStore(Path(url).expanduser())
-    raise UsageError(
-        f"cannot use the store {url!r}",
-        "it is no address of a store",
-        "Give s3://bucket/prefix, file:///folder or a path.",
+    raise _unusable(url, "it is no address of a store")
+
+
+def _bucket_and_prefix(rest: str) -> tuple[str, str]:
+    """Of `bucket/prefix`, taken literally: # and ? are characters of a key like any other."""
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:  # not repeated, as it may be a secret
+        raise _unusable("s3://…@…", "an address holds no credentials: they come from the AWS settings")
+    if not bucket:
+        raise _unusable("s3://", "it names no bucket")
+    prefix = prefix.strip("/")
+    if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
+        raise _unusable(f"s3://{rest}", "its prefix has an empty, . or .. part")
+    return bucket, prefix
+
+
+def _folder(url: str) -> Path:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _unusable(url, str(error)) from None
+    if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+        raise _unusable(url, "it names no folder of this machine")
+    if parts.query or parts.fragment:
+        raise _unusable(url, "# and ? must be written %23 and %3F in a file:// address")
+    return Path(unquote(parts.path))
+
+
+def _unusable(url: str, why: str) -> UsageError:
+    return UsageError(
+        f"cannot use the store {url!r}", why, "Give s3://bucket/prefix, file:///folder or the path of a folder."
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         """See `ObjectStore`."""
-        with self._written(key, data) as temporary:
+        with self._written(key, data) as temporary, self._lock(key):
             temporary.replace(self.path(key))
 
     def put_once(self, key: str, data: bytes) -> None:
@@ -51,25 +51,21 @@ class LocalStore:
             try:
                 self.path(key).hardlink_to(temporary)
             except FileExistsError:
-                if self.get(key).data == data:
-                    return
-                raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it first.") from None
+                if self._tag(key) != hashlib.sha256(data).hexdigest():
+                    raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it.") from None
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
         """See `ObjectStore`. The kernel frees the lock of a process that dies."""
-        with self._lock(key), self._written(key, data) as temporary:
-            try:
-                found = self.get(key)
-            except KeyMissing:
-                found = Stored(b"", "")
-            if found.etag not in {etag, hashlib.sha256(data).hexdigest()}:
+        with self._written(key, data) as temporary, self._lock(key):
+            if self._tag(key) not in {etag, hashlib.sha256(data).hexdigest()}:
                 raise KeyConflict(f"cannot replace {self.path(key)}", "it changed since it was read", "Read it again.")
             temporary.replace(self.path(key))
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """See `ObjectStore`."""
-        start = self.root / prefix.rpartition("/")[0]
-        found = (Path(folder) / name for folder, _, names in os.walk(start) for name in names)
+        folder = prefix.rpartition("/")[0]
+        start = self.path(folder) if folder else self.root
+        found = (Path(place) / name for place, _, names in os.walk(start, onerror=_unlisted) for name in names)
         keys = sorted(path.relative_to(self.root).as_posix() for path in found)
         for key in keys:
             if key.startswith(prefix) and not key.startswith(PRIVATE):
@@ -77,10 +73,13 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
+        path = self.path(key)
         try:
-            self.path(key).unlink(missing_ok=True)
+            if path.exists():
+                with self._lock(key):
+                    path.unlink(missing_ok=True)
         except OSError as error:
-            raise _failed(f"cannot delete {self.path(key)}", error) from error
+            raise _failed(f"cannot delete {path}", error) from error
 
     def address(self, key: str) -> str:
         """See `ObjectStore`: a path."""
@@ -92,6 +91,12 @@ class LocalStore:
         if key.startswith(PRIVATE) or any(part in {"", ".", ".."} for part in parts):
             raise ValueError(f"not a key: {key!r}")
         return self.root.joinpath(*parts)
+
+    def _tag(self, key: str) -> str | None:
+        try:
+            return self.get(key).etag
+        except KeyMissing:
+            return None
 
     def _entry(self, key: str) -> Iterator[Entry]:
         try:
@@ -105,7 +110,7 @@ class LocalStore:
         """A temporary file that holds the data, on disk; gone afterwards, unless it was renamed into place."""
         target = self.path(key)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(target.parent)
             temporary = _write_temporary(self._private(), data)
             try:
                 yield temporary
@@ -117,7 +122,8 @@ class LocalStore:
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        name = hashlib.sha256(key.encode()).hexdigest()[:16]
+        """Keep others from changing what is under the key; a few keys share a lock, so that lock files stay few."""
+        name = hashlib.sha256(key.encode()).hexdigest()[:2]
         with (self._private() / f"{name}.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -129,17 +135,25 @@ class LocalStore:
 
 
 def _write_temporary(folder: Path, data: bytes) -> Path:
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    path = folder / f"{uuid.uuid4().hex}.tmp"
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o644)
+        with path.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            os.fsync(file.fileno())
     except BaseException:
-        Path(name).unlink()
+        path.unlink(missing_ok=True)
         raise
-    return Path(name)
+    return path
+
+
+def _make_directory(folder: Path) -> None:
+    """Make a directory and those above it, each on disk in the one that holds it."""
+    if folder.is_dir():
+        return
+    _make_directory(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _flush_directory(folder.parent)
 
 
 def _flush_directory(folder: Path) -> None:
@@ -156,3 +170,9 @@ def _missing(store: LocalStore, key: str) -> KeyMissing:
 
 def _failed(what: str, error: OSError) -> StoreError:
     return StoreError(what, error.strerror or str(error), "Check the disk's free space and the folder's permissions.")
+
+
+def _unlisted(error: OSError) -> None:
+    """A directory that cannot be read is an error, never an empty one."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise _failed(f"cannot list {error.filename}", error) from error

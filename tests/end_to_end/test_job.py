@@ -171,6 +171,19 @@ def test_damaged_artifacts_are_noticed_said_and_computed_anew(
     assert reused(outcome(job(str(trained_store), mirror))) == CACHED
 
 
+def test_altered_results_are_not_believed(
+    trained_store: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(str(trained_store))
+    for entry in list(store.list("cache/results/evaluate/")):
+        data = store.get(entry.key).data
+        store.put(entry.key, re.sub(rb"(accuracy[^0-9]*0\.)\d", rb"\g<1>1", data))
+        assert store.get(entry.key).data != data
+    healed = outcome(job(str(trained_store), mirror))
+    assert reused(healed) == ["download", "preprocess", "train"]
+    assert "evaluate: its cached result cannot be used and is computed anew" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def _first_store(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Path:
     folder = tmp_path_factory.mktemp("first")
