@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 from tasks.report.words import accuracy_line, duration, gate_rows
@@ -40,7 +41,8 @@ def _steps(steps: Sequence[StepRun]) -> list[str]:
     lines = [f"  {step.name:<11} {duration(step.seconds):>8}  {step.reason}" for step in steps]
     cached = sum(step.cached for step in steps)
     total = sum(step.seconds for step in steps)
-    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused"]
+    without = "" if "tensorflow" in sys.modules else ", TensorFlow was never imported"
+    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused{without}"]
 
 
 def _places(outcome: Outcome) -> list[str]:

@@ -242,13 +242,13 @@ def _check_status(answer: httpx.Response) -> None:
 
 def _read_body(answer: httpx.Response, url: str, limit: int, progress: Told, deadline: float) -> bytes:
     total = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-    body, told = bytearray(), 0.0
+    body, told = bytearray(), time.monotonic()
     for chunk in answer.iter_raw():
         body += chunk
         _bounded(body, limit)
         if time.monotonic() > deadline:
             raise MirrorError(f"sent only {len(body):,} bytes within the time allowed", reached=True)
-        if time.monotonic() - told > 0.5:
+        if time.monotonic() - told > 0.5 and len(body) != total:
             told = time.monotonic()
             progress(url.rpartition("/")[2], len(body), total)
     progress(url.rpartition("/")[2], len(body), total)

@@ -41,11 +41,11 @@ class Progress:
         return self
 
     def show(self, fraction: float, line: str = "") -> None:
-        """Tell how far the step is, as a fraction of 1; at most once a second, and always at the end."""
-        if fraction < 1 and time.monotonic() - self._shown < INTERVAL:
+        """Tell how far the step is, as a fraction of 1: in the log each time, on the page at most once a second."""
+        LOG.info("%s: %3.0f %% %s", self._key, 100 * fraction, line)
+        if time.monotonic() - self._shown < INTERVAL:
             return
         self._shown = time.monotonic()
-        LOG.info("%s: %3.0f %% %s", self._key, 100 * fraction, line)
         update_progress_artifact(artifact_id=self._artifact, progress=round(100 * fraction, 1))
 
     def __exit__(

@@ -131,20 +131,22 @@ class _Step(Generic[P, V]):
     def _compute(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         """Call the function, and note when, where and how long."""
         run, document = self._run(*args, **kwargs), self.document(*args, **kwargs)
+        why = _why(run, self.name, document) if self.cached else "always runs"
         if self.cached:
-            LOG.info("%s: runs, %s", self.name, _why(run, self.name, document))
+            LOG.info("%s: runs, %s", self.name, why)
         start = time.perf_counter()
         value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)
         if self.cached:
             run.store.put(_last(self.name), canonical(document))
-        return {"value": value.model_dump(mode="json"), "seconds": seconds, "at": _now(), "worker": platform.node()}
+        made = {"value": value.model_dump(mode="json"), "seconds": seconds}
+        return made | {"at": _now(), "worker": platform.node(), "why": why}
 
     def _run(self, *args: P.args, **kwargs: P.kwargs) -> Run:
         return cast(Run, self._signature.bind(*args, **kwargs).arguments["run"])
 
     def _journal(self, made: Mapping[str, Any], reused: bool, seconds: float) -> StepRun:
-        reason = f"reused, computed {_ago(made['at'])} on {made['worker']}" if reused else "ran"
+        reason = f"reused, computed {_ago(made['at'])} on {made['worker']}" if reused else made["why"]
         if reused:
             LOG.info("%s: %s", self.name, reason)
         computed = made["seconds"] if self.cached else None
