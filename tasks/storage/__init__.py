@@ -5,6 +5,7 @@ Imports neither Prefect nor TensorFlow; opening a local store does not import bo
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,34 +17,39 @@ from tasks.storage.registry import Registry
 
 __all__ = ["Artifacts", "ObjectStore", "Registry", "open_store"]
 
+# What botocore lets through, which is wider than AWS: other servers know capitals and underscores.
+BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
 
 def open_store(url: str) -> ObjectStore:
     """Open a store by its address: `s3://bucket/prefix`, `file:///folder`, or a plain path.
 
     Opening checks the address and nothing else: see `tasks.storage.probe.check`. Raises UsageError.
     """
-    scheme, _, rest = url.partition("://")
-    if scheme.lower() == "s3":
+    scheme = url.partition(":")[0].lower()
+    if scheme == "s3":
+        bucket, prefix = _bucket_and_prefix(url)
         from tasks.storage.s3 import S3Store
 
-        return S3Store.open(*_bucket_and_prefix(rest))
-    if scheme.lower() == "file":
+        return S3Store.open(bucket, prefix)
+    if scheme == "file":
         return LocalStore(_folder(url))
-    if url and not rest:
+    if url and "://" not in url:
         return LocalStore(Path(url).expanduser())
     raise _unusable(url, "it is no address of a store")
 
 
-def _bucket_and_prefix(rest: str) -> tuple[str, str]:
-    """Of `bucket/prefix`, taken literally: # and ? are characters of a key like any other."""
-    bucket, _, prefix = rest.partition("/")
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    """Of `s3://bucket/prefix`, taken literally: # and ? are characters of a key like any other."""
+    slashes, address = url[3:5], url[5:]
+    bucket, _, prefix = address.partition("/")
     if "@" in bucket:  # not repeated, as it may be a secret
-        raise _unusable("s3://…@…", "an address holds no credentials: they come from the AWS settings")
-    if not bucket:
-        raise _unusable("s3://", "it names no bucket")
+        raise _unusable("s3://…@", "an address holds no credentials: they come from the AWS settings")
+    if slashes != "//" or not BUCKET.fullmatch(bucket):
+        raise _unusable(url, f"{bucket!r} is no name of a bucket")
     prefix = prefix.strip("/")
     if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
-        raise _unusable(f"s3://{rest}", "its prefix has an empty, . or .. part")
+        raise _unusable(url, "its prefix has an empty, . or .. part")
     return bucket, prefix
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import ObjectStore
+from tasks.storage.verified import fetch, write
 from tasks.values import Artifact
 
-LOG = logging.getLogger("retrain")
+LOG = logging.getLogger("retrain.store")
 
 
 class Artifacts:
@@ -31,14 +32,13 @@ class Artifacts:
         self._copies = None if isinstance(store, LocalStore) else LocalStore(local)
 
     def put(self, data: bytes, media_type: str) -> Artifact:
-        """Keep bytes. Costs one read where they are there already; a damaged object is written anew."""
+        """Keep bytes, and read them back. Costs one read where they are there already; damaged ones are replaced."""
         artifact = Artifact(sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type)
         try:
             self.verify(artifact)
         except ArtifactError:
-            self._store.put(_key(artifact), data)
-            if self._copies:
-                self._copies.put(_key(artifact), data)
+            write(self._store, _key(artifact), data)
+            self._keep_copy(artifact, data)
         return artifact
 
     def get(self, artifact: Artifact) -> bytes:
@@ -47,12 +47,11 @@ class Artifacts:
         if copy is not None:
             return copy
         try:
-            data = self._store.get(_key(artifact)).data
+            data = fetch(self._store, _key(artifact), artifact.sha256)
         except KeyMissing:
             raise _unusable(artifact, "it is not in the store") from None
         _check(artifact, data)
-        if self._copies:
-            self._copies.put(_key(artifact), data)
+        self._keep_copy(artifact, data)
         return data
 
     def verify(self, artifact: Artifact) -> None:
@@ -69,6 +68,10 @@ class Artifacts:
             if size != artifact.size:
                 raise _unusable(artifact, f"the store has {size:,} of its {artifact.size:,} bytes")
         self.get(artifact)
+
+    def _keep_copy(self, artifact: Artifact, data: bytes) -> None:
+        if self._copies:
+            self._copies.put(_key(artifact), data)
 
     def _copy(self, artifact: Artifact) -> bytes | None:
         if self._copies is None:

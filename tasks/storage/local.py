@@ -34,7 +34,7 @@ class LocalStore:
         """See `ObjectStore`."""
         try:
             data = self.path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise _missing(self, key) from None
         except OSError as error:
             raise _failed(f"cannot read {self.path(key)}", error) from error

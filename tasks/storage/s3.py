@@ -12,23 +12,19 @@ import hashlib
 import ipaddress
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import BotoCoreError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+from urllib3.exceptions import HTTPError
 
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
 from tasks.storage.objects import Entry, Stored
+from tasks.storage.refusals import FAILURES, Answer, line, refuse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -45,31 +41,30 @@ CONFIG = Config(
     s3={"payload_signing_enabled": True},
 )
 
-# How often a body that breaks off is asked for again: botocore retries requests, not bodies.
-READS = 3
+# boto3's description of S3, read once: that takes most of the 0.13 s of making a client.
+MODELS = botocore.loaders.create_loader()
 
-# What a server's error code means to a person: why, and what to do next.
-CAUSES = {
-    "NoSuchBucket": ("the bucket does not exist", "Create it, or correct --store."),
-    "AccessDenied": (
-        "access is denied (without s3:ListBucket a missing object is denied too)",
-        "Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the prefix.",
-    ),
-    "403": ("access is denied", "Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the prefix."),
-    "ExpiredToken": ("the session token has expired", "Log in again for fresh credentials."),
-    "InvalidAccessKeyId": ("the server does not know the access key", "Check AWS_ACCESS_KEY_ID and the endpoint."),
-    "SignatureDoesNotMatch": ("the secret key does not fit the access key", "Check AWS_SECRET_ACCESS_KEY."),
-    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set the clock, for example with NTP."),
-}
+# How often a request is made: botocore repeats those without a good answer, but neither a body that breaks off nor one
+# of these, where the server changed nothing and asks for another try.
+ATTEMPTS = 4
+AGAIN = {"ConditionalRequestConflict", "OperationAborted", "XAmzContentSHA256Mismatch", "BadDigest"}
 
 
 def client() -> S3Client:
     """A client for the standard AWS settings, `AWS_ENDPOINT_URL_S3` included.
 
-    Raises UsageError for an `http://` endpoint that is not on this machine: it would send data in the clear.
+    A custom endpoint is addressed by path (`https://host/bucket/key`) unless the AWS settings say `virtual`.
+
+    Raises UsageError for settings that cannot be used, among them an `http://` endpoint that is not on this machine:
+    it would send data in the clear.
     """
-    session = boto3.Session()
-    made = session.client("s3", config=CONFIG, region_name=session.region_name or "us-east-1")
+    try:
+        core = botocore.session.get_session()
+        core.register_component("data_loader", MODELS)
+        session = boto3.Session(botocore_session=core)
+        made = session.client("s3", config=CONFIG, region_name=session.region_name or "us-east-1")
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError("cannot use the AWS settings", line(error), "Correct the AWS_… variables.") from error
     endpoint = urlsplit(made.meta.endpoint_url)
     if endpoint.scheme == "http" and not _is_loopback(endpoint.hostname or ""):
         raise UsageError(
@@ -96,24 +91,21 @@ class S3Store:
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
 
     @classmethod
-    def open(cls, bucket: str, path: str) -> S3Store:
-        """The store of `s3://bucket/path`. Raises UsageError."""
-        if not bucket:
-            raise UsageError("cannot use the store s3://", "it names no bucket", "Give s3://bucket/prefix.")
-        return cls(client(), bucket, path.strip("/"))
+    def open(cls, bucket: str, prefix: str) -> S3Store:
+        """The store of `s3://bucket/prefix`. Raises UsageError."""
+        return cls(client(), bucket, prefix)
 
     def get(self, key: str) -> Stored:
         """See `ObjectStore`."""
-        for attempt in range(1, READS + 1):
+        for _ in _attempts():
             try:
-                answer = self._call(key, self._s3.get_object)
+                answer = self._call("read", key, self._s3.get_object)
                 data = answer["Body"].read()
-                if len(data) == answer["ContentLength"]:
+                if len(data) == answer.get("ContentLength", len(data)):
                     return Stored(data, answer["ETag"])
-            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError):
+            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, HTTPError):
                 pass
-            time.sleep(0.2 * attempt)
-        raise StoreError(f"cannot read {self.address(key)}", f"the answer broke off {READS} times", "Try again.")
+        raise StoreError(f"cannot read {self.address(key)}", f"the answer broke off {ATTEMPTS} times", "Try again.")
 
     def put(self, key: str, data: bytes) -> None:
         """See `ObjectStore`."""
@@ -134,12 +126,12 @@ class S3Store:
             for page in pages:
                 for item in page.get("Contents", []):
                     yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
-        except (ClientError, BotoCoreError, HTTPClientError) as error:
-            _raise_known(f"cannot list {self.address(prefix)}", error)
+        except FAILURES as error:
+            refuse("list", self.address(prefix), error)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
-        self._call(key, self._s3.delete_object, "delete")
+        self._call("delete", key, self._s3.delete_object)
 
     def address(self, key: str) -> str:
         """See `ObjectStore`: an s3:// URL."""
@@ -147,7 +139,7 @@ class S3Store:
 
     def _write(self, key: str, data: bytes, **condition: Any) -> None:
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        self._call(key, functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition), "write")
+        self._call("write", key, functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition))
 
     def _write_if(self, key: str, data: bytes, **condition: Any) -> None:
         """A conditional write whose answer may lie.
@@ -158,38 +150,33 @@ class S3Store:
         try:
             self._write(key, data, **condition)
         except StoreError as failure:
-            try:
-                landed = self.get(key).data == data
-            except KeyMissing:
-                landed = False
-            if not landed:
-                if isinstance(failure, KeyConflict | KeyMissing):
-                    raise KeyConflict(
-                        f"cannot write {self.address(key)}", "another writer was first", "Read it again."
-                    ) from failure
-                raise
+            if self._holds(key, data):
+                return
+            if isinstance(failure, KeyMissing):  # nothing there to replace
+                raise KeyConflict(
+                    failure.what, "the object was deleted since it was read", "Read it again."
+                ) from failure
+            raise
 
-    def _call(self, key: str, request: Callable[..., T], verb: str = "read") -> T:
+    def _holds(self, key: str, data: bytes) -> bool:
         try:
-            return request(Bucket=self.bucket, Key=self._prefix + key)
-        except (ClientError, BotoCoreError, HTTPClientError) as error:
-            _raise_known(f"cannot {verb} {self.address(key)}", error)
+            return self.get(key).data == data
+        except StoreError:  # missing, or not to be read either: then the write's own failure is what there is to say
+            return False
+
+    def _call(self, verb: str, key: str, request: Callable[..., T]) -> T:
+        for attempt in _attempts():
+            try:
+                return request(Bucket=self.bucket, Key=self._prefix + key)
+            except FAILURES as error:
+                if Answer.of(error).code not in AGAIN or attempt == ATTEMPTS:
+                    refuse(verb, self.address(key), error)
+        raise AssertionError("unreachable")
 
 
-def _raise_known(what: str, error: Exception) -> NoReturn:
-    """The error as one line: what failed, why, what to do next."""
-    if isinstance(error, NoCredentialsError):
-        raise StoreError(
-            what, "there are no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile."
-        )
-    if not isinstance(error, ClientError):
-        raise StoreError(what, str(error), "Check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION.") from error
-    answer: Any = error.response
-    code = answer.get("Error", {}).get("Code", "")
-    status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    if code in {"NoSuchKey", "404"}:
-        raise KeyMissing(what, "there is no such object", "Check the store's address.") from error
-    if status in {409, 412}:
-        raise KeyConflict(what, "the condition does not hold", "Read it again.") from error
-    why, next_step = CAUSES.get(code, (f"the server answered {code or status}: {error}", "See the server's log."))
-    raise StoreError(what, why, next_step) from error
+def _attempts() -> Iterator[int]:
+    """1, 2, … with a longer wait before each."""
+    for attempt in range(1, ATTEMPTS + 1):
+        yield attempt
+        if attempt < ATTEMPTS:
+            time.sleep(0.1 * 2**attempt)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from botocore.config import Config
 
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
+from tasks.storage.objects import Entry
 from tasks.storage.probe import check
+from tasks.storage.s3 import CONFIG
+from tests import s3
 
 
 @pytest.fixture
@@ -88,11 +96,15 @@ def test_a_listing_has_every_key_of_the_prefix_in_order(store: ObjectStore) -> N
     assert all(entry.modified.tzinfo for entry in store.list(""))
 
 
-def test_more_keys_than_a_page_are_all_listed(bucket: str) -> None:
-    store = open_store(bucket)
-    for number in range(1001):
-        store.put(f"k{number:04d}", b"")
-    assert len(list(store.list("k"))) == 1001
+def test_every_page_of_a_listing_is_read() -> None:
+    def page(key: str, more: str) -> s3.Reply:
+        item = f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        return s3.Reply(200, f"<ListBucketResult>{item}{more}</ListBucketResult>".encode())
+
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>go</NextContinuationToken>"
+    with answering(page("a/1", more), page("a/2", "<IsTruncated>false</IsTruncated>")) as (store, asked):
+        assert [entry.key for entry in store.list("a/")] == ["a/1", "a/2"]
+    assert "continuation-token=go" in asked[1].path
 
 
 def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) -> None:
@@ -124,10 +136,32 @@ def test_a_prefix_keeps_stores_of_a_bucket_apart(bucket: str) -> None:
     assert [entry.key for entry in open_store(bucket).list("")] == ["one/key"]
 
 
-@pytest.mark.parametrize("url", ["", "s3://", "gs://bucket", "https://bucket", "file://host/folder", "file://"])
+NO_STORES = ["", "s3://", "s3:/bucket", "s3:bucket", "s3://a b/c", "s3://[::1", "s3://bucket/a//b", "s3://bucket/../b"]
+NO_STORES += [
+    "gs://bucket",
+    "https://bucket",
+    "file://host/folder",
+    "file://",
+    "file:folder",
+    "file:///a?b",
+    "file://[a",
+]
+
+
+@pytest.mark.parametrize("url", NO_STORES)
 def test_an_address_that_is_no_store_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="cannot use the store"):
         open_store(url)
+
+
+def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="no credentials") as caught:
+        open_store("s3://key:secret@bucket/prefix")
+    assert "secret" not in str(caught.value)
+
+
+def test_every_character_of_a_prefix_counts(s3_server: str) -> None:
+    assert open_store("s3://bucket/a#b?c%20d/").address("key") == "s3://bucket/a#b?c%20d/key"
 
 
 def test_a_path_and_its_file_url_are_the_same_store(tmp_path: Path) -> None:
@@ -140,6 +174,42 @@ def test_a_path_and_its_file_url_are_the_same_store(tmp_path: Path) -> None:
 def test_no_key_leaves_a_local_store(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         LocalStore(tmp_path).put(key, b"data")
+
+
+@pytest.mark.parametrize("prefix", ["../", "/", "a/../../b"])
+def test_no_listing_leaves_a_local_store(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    store = LocalStore(tmp_path / "store")
+    with suppress(ValueError):
+        assert not list(store.list(prefix))
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
+    LocalStore(tmp_path).put("a/b/key", b"data")
+    denied = PermissionError(13, "Permission denied", "a/b")
+
+    def walk(top: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        yield str(top), [], []
+        onerror(denied)
+
+    with patch("os.walk", walk), pytest.raises(StoreError, match=r"cannot list a/b: Permission denied"):
+        list(LocalStore(tmp_path).list("a/"))
+
+
+def test_files_of_a_local_store_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        LocalStore(tmp_path).put("key", b"data")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_writer_left_is_never_listed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("key", b"data")
+    (tmp_path / ".retrain" / "left.tmp").write_bytes(b"da")
+    assert [entry.key for entry in store.list("")] == ["key"]
 
 
 def test_a_failed_write_to_a_local_store_leaves_nothing_and_says_why(tmp_path: Path) -> None:
@@ -158,6 +228,7 @@ def test_opening_a_local_store_does_not_import_boto3() -> None:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
+        ({"AWS_ENDPOINT_URL_S3": "https://127.0.0.1:9"}, "Check the network, AWS_ENDPOINT_URL_S3"),
         ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "Check the network, AWS_ENDPOINT_URL_S3"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no credentials"),
     ],
@@ -170,12 +241,135 @@ def test_a_store_that_cannot_work_says_why_before_any_work(bucket: str, settings
             check(store)
 
 
-def _hasty() -> object:
-    from botocore.config import Config
-
-    from tasks.storage.s3 import CONFIG
-
+def _hasty() -> Config:
     return CONFIG.merge(Config(retries={"total_max_attempts": 1}, connect_timeout=1))
+
+
+@contextmanager
+def answering(*replies: s3.Reply) -> Iterator[tuple[ObjectStore, list[s3.Request]]]:
+    """A store whose server gives these answers, and what it was asked."""
+    with s3.scripted(list(replies)) as asked, patch("tasks.storage.s3.CONFIG", _hasty()):
+        yield open_store("s3://bucket"), asked
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "why"),
+    [
+        (403, "AccessDenied", r"access is denied\. Grant s3:GetObject, s3:PutObject"),
+        (400, "ExpiredToken", r"token has expired\. Log in again"),
+        (403, "InvalidAccessKeyId", "does not know the access key. Check AWS_ACCESS_KEY_ID"),
+        (403, "SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY"),
+        (403, "RequestTimeTooSkewed", r"clock is wrong\. Set the clock"),
+        (404, "NoSuchBucket", r"the bucket does not exist\. Create it"),
+        (400, "AuthorizationHeaderMalformed", "in another region. Set AWS_REGION"),
+        (418, "Teapot", "the server answered 418 .*said the server"),
+    ],
+)
+def test_what_a_server_refuses_is_one_line_with_the_next_step(status: int, code: str, why: str) -> None:
+    with answering(s3.failure(status, code)) as (store, _), pytest.raises(StoreError, match=why) as caught:
+        check(store)
+    assert str(caught.value).startswith("cannot write s3://bucket/probe/")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_read_that_is_denied_may_be_a_missing_object() -> None:
+    denied = s3.failure(403, "AccessDenied")
+    with answering(denied) as (store, _), pytest.raises(StoreError, match="or the object is missing: without s3:List"):
+        store.get("key")
+
+
+def test_an_answer_that_is_no_s3_is_one_line(s3_server: str) -> None:
+    with answering(s3.Reply(200, b"<html>Log in<br></html>")) as (store, _), pytest.raises(StoreError, match="list"):
+        list(store.list("key"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"AWS_PROFILE": "nobody"}, {"AWS_ENDPOINT_URL_S3": "storage.example.org"}, {"AWS_DEFAULT_REGION": "no region"}],
+)
+def test_aws_settings_that_cannot_be_used_are_a_usage_error(s3_server: str, settings: dict[str, str]) -> None:
+    with patch.dict(os.environ, settings), pytest.raises(UsageError, match="cannot use the AWS settings"):
+        open_store("s3://bucket")
+
+
+def test_a_body_that_breaks_off_is_asked_for_again() -> None:
+    with answering(s3.Reply(200, b"hal", 4), s3.Reply(200, b"half")) as (store, asked):
+        assert store.get("key").data == b"half"
+    assert len(asked) == 2
+
+
+def test_a_body_that_breaks_off_for_ever_is_an_error() -> None:
+    with (
+        answering(s3.Reply(200, b"hal", 4)) as (store, _),
+        pytest.raises(StoreError, match="broke off 4 times"),
+        patch("time.sleep"),
+    ):
+        store.get("key")
+
+
+AMBIGUOUS = [s3.failure(412, "PreconditionFailed"), s3.failure(500, "InternalError"), s3.failure(503, "SlowDown")]
+
+
+@pytest.mark.parametrize("answer", AMBIGUOUS)
+def test_a_conditional_write_that_landed_counts_whatever_was_answered(answer: s3.Reply) -> None:
+    with answering(answer, s3.Reply(200, b"mine")) as (store, asked):
+        store.compare_and_swap("key", b"mine", '"old"')
+    assert [request.method for request in asked] == ["PUT", "GET"]
+
+
+@pytest.mark.parametrize(("answer", "error"), list(zip(AMBIGUOUS, (KeyConflict, StoreError, StoreError), strict=True)))
+def test_a_conditional_write_that_did_not_land_is_an_error(answer: s3.Reply, error: type[StoreError]) -> None:
+    with answering(answer, s3.Reply(200, b"another's")) as (store, _), pytest.raises(StoreError) as caught:
+        store.put_once("key", b"mine")
+    assert type(caught.value) is error
+    assert str(caught.value).startswith("cannot write")
+
+
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "XAmzContentSHA256Mismatch"])
+def test_a_write_that_the_server_wants_again_is_sent_again(code: str) -> None:
+    with answering(s3.failure(409, code), s3.Reply(200)) as (store, asked):
+        store.put_once("key", b"mine")
+    assert [request.headers["if-none-match"] for request in asked] == ["*", "*"]
+
+
+def test_a_write_is_signed_whole_and_carries_its_sha256(s3_server: str) -> None:
+    with answering(s3.Reply(200)) as (store, asked):
+        store.compare_and_swap("key", b"data", '"old"')
+    ((method, path, headers),) = asked
+    digest = hashlib.sha256(b"data")
+    assert (method, path) == ("PUT", "/bucket/key")
+    assert headers["x-amz-checksum-sha256"] == base64.b64encode(digest.digest()).decode()
+    assert headers["x-amz-content-sha256"] == digest.hexdigest()
+    assert headers["if-match"] == '"old"'
+    assert not {"x-amz-trailer", "content-md5", "x-amz-acl", "transfer-encoding"} & headers.keys()
+    assert "aws-chunked" not in headers.get("content-encoding", "")
+
+
+class Lagging(LocalStore):
+    """A store that does not yet list what was just written."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        return iter(())
+
+
+class Undead(LocalStore):
+    """A store that does not delete."""
+
+    def delete(self, key: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [Lagging, Undead])
+def test_a_store_that_lags_behind_its_writes_is_refused_before_any_work(kind: type[LocalStore], tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="lag behind"):
+        check(kind(tmp_path))
+
+
+def test_a_store_that_may_not_be_listed_is_refused_before_any_work(bucket: str) -> None:
+    store = open_store(bucket)
+    denied = StoreError("cannot list", "access is denied", "Grant s3:ListBucket.")
+    with patch.object(store, "list", side_effect=denied), pytest.raises(StoreError, match="cannot list"):
+        check(store)
 
 
 def test_a_missing_bucket_is_named(s3_server: str) -> None:
@@ -207,6 +401,10 @@ def _create_all(url: str, number: int) -> int:
     return won
 
 
+def _delete(store: LocalStore) -> None:
+    store.delete("key")
+
+
 def _count_up(url: str, number: int) -> int:
     store, done = open_store(url), 0
     while done < 25:
@@ -227,3 +425,23 @@ def test_processes_that_race_to_swap_a_local_key_lose_no_update(tmp_path: Path) 
     open_store(str(tmp_path)).put("counter", b"0")
     _race(_count_up, str(tmp_path))
     assert open_store(str(tmp_path)).get("counter").data.split()[0] == b"100"
+
+
+@pytest.mark.parametrize(("change", "left"), [(lambda store: store.put("key", b"later"), [5]), (_delete, [])])
+def test_what_comes_amid_a_swap_of_a_local_key_waits_for_its_end(
+    tmp_path: Path, change: Callable[[LocalStore], None], left: list[int]
+) -> None:
+    store = LocalStore(tmp_path)
+    store.put("key", b"first")
+    other = threading.Thread(target=change, args=[LocalStore(tmp_path)])
+
+    def tag(key: str) -> str:
+        seen = store.get(key).etag
+        other.start()
+        other.join(0.2)
+        return seen
+
+    with patch.object(store, "_tag", tag):
+        store.compare_and_swap("key", b"swapped", store.get("key").etag)
+    other.join()
+    assert [entry.size for entry in store.list("")] == left

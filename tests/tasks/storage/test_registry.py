@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import RegistryError, StoreError
@@ -79,15 +79,22 @@ def test_models_of_other_names_do_not_meet(store: ObjectStore, registry: Registr
 def test_the_history_holds_every_pointer_there_was(store: ObjectStore, registry: Registry) -> None:
     for files in (FIRST, SECOND):
         registry.publish(files, FACTS, "better")
-    entries = [entry.key for entry in store.list("models/mnist/history/")]
-    assert entries == [f"models/mnist/history/{generation:08d}.json" for generation in (1, 2)]
-    assert store.get(entries[-1]).data == store.get("models/mnist/champion.json").data
+    first, second = [entry.key for entry in store.list("models/mnist/history/")]
+    assert "/00000001-v1-" in first
+    assert "/00000002-v2-" in second
+    assert store.get(second).data == store.get("models/mnist/champion.json").data
 
 
 def test_a_file_that_was_never_published_is_an_error(registry: Registry) -> None:
     registry.publish(FIRST, FACTS, "first")
     with pytest.raises(RegistryError, match=r"cannot read other\.txt"):
         registry.read(1, "other.txt")
+
+
+def test_an_answer_altered_on_the_way_is_asked_for_again(store: ObjectStore) -> None:
+    registry = Registry(Garbling(store), "mnist")
+    registry.publish(FIRST, FACTS, "first")
+    assert registry.read(1, "model.keras") == b"first model"
 
 
 class Killed(BaseException):
@@ -131,7 +138,7 @@ class Mortal:
             raise Killed
 
 
-# A publish makes seven: claim, two files, manifest, the old pointer into the history, pointer, the new one.
+# A publish makes seven: claim, its content's name, two files, manifest, pointer, history.
 @pytest.mark.parametrize("mutations", range(1, 8))
 def test_a_publish_killed_after_any_write_is_completed_by_the_next(store: ObjectStore, mutations: int) -> None:
     registry = Registry(store, "mnist")
@@ -157,7 +164,7 @@ def test_a_publish_takes_no_more_writes_than_were_tried_above(store: ObjectStore
 
 def test_the_history_misses_nothing_when_another_publish_follows_a_killed_one(store: ObjectStore) -> None:
     with pytest.raises(Killed):
-        Registry(Mortal(store, 5), "mnist").publish(FIRST, FACTS, "first")
+        Registry(Mortal(store, 6), "mnist").publish(FIRST, FACTS, "first")
     Registry(store, "mnist").publish(SECOND, FACTS, "second")
     assert len(list(store.list("models/mnist/history/"))) == 2
 
@@ -169,6 +176,38 @@ def test_an_older_version_that_is_completed_late_does_not_replace_a_newer_champi
     registry.publish(SECOND, FACTS, "second")
     late = registry.publish(FIRST, FACTS, "late")
     assert (late.version, late.new, late.champion) == (1, True, 2)
+
+
+class Counting(Mortal):
+    """A store that counts what it is asked."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+        self.requests = 0
+
+    def get(self, key: str) -> Stored:
+        self.requests += 1
+        return super().get(key)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        self.requests += 1
+        return super().list(prefix)
+
+    def _die(self) -> None:
+        self.requests += 1
+
+
+class Garbling(Mortal):
+    """A store whose every second answer is altered on the way."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+        self._reads = 0
+
+    def get(self, key: str) -> Stored:
+        stored = super().get(key)
+        self._reads += 1
+        return stored if self._reads % 2 == 0 or "json" in key else Stored(stored.data[::-1] + b"X", stored.etag)
 
 
 class Losing(Mortal):
@@ -188,26 +227,65 @@ def test_a_store_that_loses_bytes_is_found_out_before_anything_is_published(stor
     assert Registry(store, "mnist").versions() == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data())
-def test_any_one_byte_changed_in_a_published_version_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """A store with a former champion and a champion."""
     store = LocalStore(tmp_path_factory.mktemp("store"))
-    registry = Registry(store, "mnist")
-    registry.publish(FIRST, FACTS, "first")
-    name = data.draw(st.sampled_from([*FIRST, "manifest.json"]))
-    path = store.path(f"models/mnist/versions/1/{name}")
-    content = bytearray(path.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(content)
-    with pytest.raises(RegistryError, match=name):
-        _read_all(registry)
+    for files in (FIRST, SECOND):
+        Registry(store, "mnist").publish(files, {"accuracy": 0.98, "name": "modèle"}, "better")
+    return store
+
+
+PUBLISHED = [f"versions/{version}/{name}" for version in (1, 2) for name in (*FIRST, "manifest.json")]
+
+
+@given(name=st.sampled_from([*PUBLISHED, "champion.json"]), data=st.data())
+def test_any_one_byte_changed_in_what_is_published_is_refused(
+    published: LocalStore, name: str, data: st.DataObject
+) -> None:
+    path = published.path(f"models/mnist/{name}")
+    before = path.read_bytes()
+    changed = bytearray(before)
+    changed[data.draw(st.integers(0, len(before) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    try:
+        with pytest.raises(RegistryError, match=name):
+            _read_all(Registry(published, "mnist"))
+    finally:
+        path.write_bytes(before)
 
 
 def _read_all(registry: Registry) -> None:
-    for file in FIRST:
-        registry.read(1, file)
+    assert registry.champion()
+    for manifest in registry.versions():
+        for file in manifest.files:
+            registry.read(manifest.version, file.path)
+
+
+def test_a_manifest_put_in_anothers_place_is_refused(store: ObjectStore, registry: Registry) -> None:
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    store.put("models/mnist/versions/2/manifest.json", store.get("models/mnist/versions/1/manifest.json").data)
+    with pytest.raises(RegistryError, match=r"2/manifest\.json: the file is not the one that the champion names"):
+        registry.manifest(2)
+
+
+@pytest.mark.parametrize("name", ["claim.json", "manifest.json", "content-" + 64 * "0"])
+def test_a_file_with_a_name_of_the_registrys_own_is_refused(registry: Registry, name: str) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        registry.publish({name: b""}, FACTS, "first")
+    assert registry.versions() == []
+
+
+def test_a_publish_takes_as_many_requests_whatever_was_published_before(bucket: str) -> None:
+    store = open_store(bucket)
+    counts = []
+    for number in range(5):
+        counting = Counting(store)
+        Registry(counting, "mnist").publish({"model.keras": bytes([number])}, FACTS, "better")
+        counts.append(counting.requests)
+    assert len(set(counts)) == 1
+    assert counts[0] <= 14
 
 
 def test_a_damaged_pointer_is_an_error_not_an_empty_registry(tmp_path: Path) -> None:
