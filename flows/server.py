@@ -37,10 +37,14 @@ QUIET = {
     "PREFECT__SERVER_FINAL": "1",
 }
 
-# The server ends when its standard input does: also when the run that owns the other end is killed.
+# The server ends, and its folder goes, when its standard input ends: also when the run at the other end is killed.
 SERVE = """
-import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(0)), daemon=True).start()
+import os, shutil, sys, threading
+def end_with_the_run():
+    sys.stdin.buffer.read()
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    os._exit(0)
+threading.Thread(target=end_with_the_run, daemon=True).start()
 import uvicorn
 app = "prefect.server.api.server:create_app"
 uvicorn.run(app, factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
@@ -137,7 +141,7 @@ def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     port = _free_port()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(port)],
+            [sys.executable, "-c", SERVE, str(port), str(folder)],
             env={**os.environ, **settings},
             stdin=subprocess.PIPE,
             stdout=log,

@@ -177,8 +177,12 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
     assert gate.model_fields_set == {"min_accuracy"}, "limits that nobody chose stay unset"
 
 
-def test_a_run_that_is_killed_leaves_no_server_behind(tmp_path: Path) -> None:
-    running = subprocess.Popen(command("run", "--dataset", "digits", "--store", str(tmp_path)), stderr=subprocess.PIPE)
+def test_a_run_that_is_killed_leaves_no_server_and_no_folder_behind(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        command("run", "--dataset", "digits", "--store", str(tmp_path / "store")),
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
     try:
         servers = _wait_for(lambda: _children(running.pid))
         assert all(_alive(server) for server in servers)
@@ -186,6 +190,7 @@ def test_a_run_that_is_killed_leaves_no_server_behind(tmp_path: Path) -> None:
         running.send_signal(signal.SIGKILL)
         running.communicate()
     _wait_for(lambda: not any(map(_alive, servers)))
+    assert not list(tmp_path.glob("retrain-*"))
 
 
 def _wait_for(condition: Callable[[], object]) -> list[int]:
