@@ -95,7 +95,7 @@ def keras_archive(data: bytes, name: str, shapes: dict[str, tuple[int, ...]]) ->
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {file: _member(archive, name, KERAS_NAMES[file], shape) for file, shape in shapes.items()}
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted, or compressed oddly
         raise DataError(f"cannot read {name}", f"it is no sound npz archive ({error})", ASK_AGAIN) from error
 
 

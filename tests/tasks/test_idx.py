@@ -104,6 +104,17 @@ def test_each_defect_of_a_keras_archive_has_its_own_words(data: bytes, why: str)
         idx.keras_archive(data, "mnist.npz", SHAPES)
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_an_archive_that_cannot_be_unpacked_is_refused(offset: int, value: int) -> None:
+    data = bytearray(archive(x_test=np.zeros((4, 28, 28), np.uint8), y_test=np.zeros(4, np.uint8)))
+    start = 0
+    while (start := data.find(b"PK\x01\x02", start)) >= 0:  # every entry of the central directory
+        data[start + offset] = value
+        start += 1
+    with pytest.raises(DataError, match="no sound npz"):
+        idx.keras_archive(bytes(data), "mnist.npz", SHAPES)
+
+
 def test_a_damaged_archive_member_is_refused() -> None:
     data = bytearray(archive(x_test=np.zeros((4, 28, 28), np.uint8), y_test=np.zeros(4, np.uint8)))
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
