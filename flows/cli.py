@@ -1,7 +1,7 @@
 """The command line `retrain`.
 
     retrain run --store s3://models/digits --min-accuracy 0.97
-    retrain versions | champion | show VERSION
+    retrain versions | champion | show V | verify [V] | fetch DIR | rollback | history | gc | doctor
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
@@ -21,12 +21,12 @@ from typing import Any, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from flows import models
 from flows.ahead import import_ahead
 from flows.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
 from tasks.settings import Settings
-from tasks.storage import Registry, open_store
-from tasks.storage.registry import Manifest
+from tasks.storage import open_store
 from tasks.values import Outcome
 
 LOG = logging.getLogger("retrain")
@@ -35,7 +35,10 @@ LOG = logging.getLogger("retrain")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if options.allow_http:
+        os.environ["RETRAIN_ALLOW_HTTP"] = "1"
     try:
+        options.settings = _settings(options)
         return int(options.command(options))
     except RetrainError as error:
         if options.debug:
@@ -49,10 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`retrain run`."""
-    settings = _settings(options)
     _show_progress()
     try:
-        outcome = _run(settings, options.or_digits)
+        outcome = _run(options.settings, options.or_digits)
     except GateRejected as rejection:
         if not isinstance(rejection.outcome, Outcome):
             raise
@@ -61,37 +63,6 @@ def run(options: argparse.Namespace) -> int:
         _copy_report(outcome, options.report_dir)
     print(as_json(outcome) if options.json else as_text(outcome))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
-
-
-def versions(options: argparse.Namespace) -> int:
-    """`retrain versions`."""
-    registry = _registry(options)
-    champion = registry.champion()
-    for manifest in registry.versions():
-        print(_line(manifest), "champion" if champion and champion.version == manifest.version else "", sep="  ")
-    return 0
-
-
-def champion(options: argparse.Namespace) -> int:
-    """`retrain champion`."""
-    registry = _registry(options)
-    pointer = registry.champion()
-    if pointer is None:
-        raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", "See `retrain run`.")
-    print(_line(registry.manifest(pointer.version)))
-    print(f"since {pointer.moved:%Y-%m-%d %H:%M} UTC, generation {pointer.generation}, {pointer.reason}")
-    print(registry.address(pointer.version, "model.keras"))
-    return 0
-
-
-def show(options: argparse.Namespace) -> int:
-    """`retrain show VERSION`."""
-    registry = _registry(options)
-    manifest = registry.manifest(options.version)
-    print(registry.read(options.version, "report.md").decode())
-    for file in manifest.files:
-        print(f"{file.sha256}  {file.size:>10,}  {registry.address(options.version, file.path)}")
-    return 0
 
 
 def _run(settings: Settings, or_digits: bool) -> Outcome:
@@ -132,16 +103,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         ) from error
 
 
-def _registry(options: argparse.Namespace) -> Registry:
-    settings = _settings(options)
-    return Registry(open_store(settings.store), settings.dataset)
-
-
-def _line(manifest: Manifest) -> str:
-    metrics = manifest.facts["metrics"]
-    return f"{manifest.version:>4}  {manifest.created:%Y-%m-%d %H:%M}  accuracy {metrics['accuracy']:.4f}"
-
-
 def _copy_report(outcome: Outcome, folder: Path) -> None:
     store = open_store(outcome.store)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,17 +137,16 @@ def _parser() -> argparse.ArgumentParser:
         help="where no mirror can be reached, train on scikit-learn's digits instead",
     )
     running.set_defaults(command=run)
-    for name, command, text in (
-        ("versions", versions, "list the published versions"),
-        ("champion", champion, "tell which version is the champion"),
-        ("show", show, "show a version's report and files"),
-    ):
-        reading = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-        if name == "show":
-            reading.add_argument("version", type=int, metavar="VERSION", help="the version's number")
-        _add_fields(reading, ["store", "dataset"])
+    for command, text, arguments in models.COMMANDS:
+        reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for flag, kinds in arguments.items():
+            reading.add_argument(flag, **kinds)
+        _add_fields(reading, ["store"] if command is models.doctor else ["store", "dataset"])
         reading.set_defaults(command=command)
     for command_parser in commands.choices.values():
+        command_parser.add_argument(
+            "--allow-http", action="store_true", help="talk to an S3 endpoint of another machine without encryption"
+        )
         command_parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -55,7 +55,7 @@ def retrain(
         refresh: Compute every step anew instead of reusing cached results.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
-    check(run.store)  # a store that cannot be written should not cost a training first
+    capabilities = check(run.store)  # a store that cannot be written should not cost a training first
     kind = resolve(device)
     recipe, gate = defaults_for(data.dataset, recipe, gate)
 
@@ -77,7 +77,7 @@ def retrain(
     recorded = record(facts, reports, run)
     if decision.verdict == "reject":
         return rejected(decision, recorded, run)
-    return published(decision, publish(facts, reports, run), recorded, run)
+    return published(decision, publish(facts, reports, capabilities, run), recorded, run)
 
 
 def rejected(decision: Decision, recorded: Record, run: Run) -> State[Outcome]:

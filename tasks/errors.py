@@ -44,6 +44,10 @@ class KeyConflict(StoreError):
     """A conditional write lost: the object exists already, or is no longer what was read."""
 
 
+class NotOffered(StoreError):
+    """The server does not know this kind of request."""
+
+
 class ArtifactError(RetrainError):
     """An artifact is missing, or its bytes are not the ones its SHA-256 names."""
 

@@ -15,6 +15,8 @@ from tasks.page import show_markdown
 from tasks.report.facts import Facts
 from tasks.report.words import accuracy_line
 from tasks.storage import Registry
+from tasks.storage.documents import Pointer
+from tasks.storage.probe import Capabilities
 from tasks.values import Receipt, Record, Reports
 
 LOG = logging.getLogger("retrain.publish")
@@ -33,15 +35,13 @@ def record(facts: Facts, reports: Reports, run: Run) -> Record:
 
 
 @step(cached=False, retries=2, retry_delay_seconds=5)
-def publish(facts: Facts, reports: Reports, run: Run) -> Receipt:
-    """Publish the model with its predictions and report. A champion with the same weights is left as it is."""
-    registry = Registry(run.store, facts.model)
+def publish(facts: Facts, reports: Reports, capabilities: Capabilities, run: Run) -> Receipt:
+    """Publish the model with its predictions and report. A whole champion with the same weights is left as it is."""
+    registry = Registry(run.store, facts.model, capabilities)
     champion = registry.champion()
-    if champion:
-        manifest = registry.manifest(champion.version)
-        if manifest.facts.get("weights_digest") == facts.trained.weights_digest:
-            LOG.info("publish: version %d has these weights already, nothing to do", champion.version)
-            return registry.receipt(champion.version, new=False)
+    if champion and _is(facts, champion, registry):
+        LOG.info("publish: version %d has these weights already, nothing to do", champion.version)
+        return registry.receipt(champion.version, champion, new=False)
     files = report_files(reports, run) | {
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
@@ -49,6 +49,14 @@ def publish(facts: Facts, reports: Reports, run: Run) -> Receipt:
     receipt = registry.publish(files, manifest_facts(facts), accuracy_line(facts.decision))
     LOG.info("publish: %s version %d, the champion is version %d", facts.model, receipt.version, receipt.champion)
     return receipt
+
+
+def _is(facts: Facts, champion: Pointer, registry: Registry) -> bool:
+    """Whether the champion has this model's weights and is whole; a damaged one is mended by publishing."""
+    if problems := registry.verify(champion):
+        LOG.warning("publish: the champion is damaged: %s", problems[0])
+        return False
+    return registry.manifest(champion).facts.get("weights_digest") == facts.trained.weights_digest
 
 
 def report_files(reports: Reports, run: Run) -> dict[str, bytes]:

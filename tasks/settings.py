@@ -102,3 +102,8 @@ class Settings(Data, Recipe, Gate, BaseSettings):
 def home() -> Path:
     """Where the project keeps what it can make again, such as copies of artifacts; `RETRAIN_HOME` moves it."""
     return Path(os.environ.get("RETRAIN_HOME") or Path.home() / ".retrain")
+
+
+def history_decides() -> bool:
+    """Whether `RETRAIN_HISTORY_DECIDES` says that no store's conditional writes are to be relied on."""
+    return os.environ.get("RETRAIN_HISTORY_DECIDES", "").lower() in {"1", "true", "yes", "on"}

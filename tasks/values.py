@@ -167,12 +167,17 @@ class Reports(Value):
 
 
 class Receipt(Value):
-    """What `publish` did. `new` is false where this model was published before; `champion` is the current one."""
+    """What `publish` did.
+
+    `new` is false where this model was published before; `champion` is the current one; `decides` tells what the store
+    lets a publish rely on: the pointer, moved by compare-and-swap, or the newest entry of the history.
+    """
 
     model: str
     version: int
     new: bool
     champion: int
+    decides: Literal["pointer", "history"]
     url: str
 
 

@@ -20,7 +20,6 @@ from botocore.config import Config
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
-from tasks.storage.objects import Entry
 from tasks.storage.probe import check
 from tasks.storage.s3 import CONFIG
 from tests import s3
@@ -118,11 +117,6 @@ def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) ->
 def test_an_address_is_one_that_a_person_can_use(store: ObjectStore, store_url: str) -> None:
     store.put("a/key", b"data")
     assert store.address("a/key") == f"{store_url}/a/key"
-
-
-def test_the_check_leaves_nothing_behind(store: ObjectStore) -> None:
-    check(store)
-    assert not list(store.list(""))
 
 
 def test_stores_with_the_same_address_share_their_keys(store_url: str) -> None:
@@ -343,33 +337,6 @@ def test_a_write_is_signed_whole_and_carries_its_sha256(s3_server: str) -> None:
     assert headers["if-match"] == '"old"'
     assert not {"x-amz-trailer", "content-md5", "x-amz-acl", "transfer-encoding"} & headers.keys()
     assert "aws-chunked" not in headers.get("content-encoding", "")
-
-
-class Lagging(LocalStore):
-    """A store that does not yet list what was just written."""
-
-    def list(self, prefix: str) -> Iterator[Entry]:
-        return iter(())
-
-
-class Undead(LocalStore):
-    """A store that does not delete."""
-
-    def delete(self, key: str) -> None:
-        pass
-
-
-@pytest.mark.parametrize("kind", [Lagging, Undead])
-def test_a_store_that_lags_behind_its_writes_is_refused_before_any_work(kind: type[LocalStore], tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="lag behind"):
-        check(kind(tmp_path))
-
-
-def test_a_store_that_may_not_be_listed_is_refused_before_any_work(bucket: str) -> None:
-    store = open_store(bucket)
-    denied = StoreError("cannot list", "access is denied", "Grant s3:ListBucket.")
-    with patch.object(store, "list", side_effect=denied), pytest.raises(StoreError, match="cannot list"):
-        check(store)
 
 
 def test_a_missing_bucket_is_named(s3_server: str) -> None:
