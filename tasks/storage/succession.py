@@ -130,6 +130,11 @@ class Succession:
             if newest is None or newest == pointer:
                 return
             self._store.put(self._key("champion.json"), encode(newest))
+        raise StoreError(
+            f"cannot trust {self._store.address(self._key('champion.json'))}",
+            f"it is not what was written {MOVES} times",
+            "Check the network and the store, then run again: the history has every champion.",
+        )
 
     def _newest(self, pointer: Pointer | None, past: Mapping[str, Rank]) -> Pointer | None:
         """The newer of the pointer and the newest entry of the history."""
