@@ -104,6 +104,11 @@ def home() -> Path:
     return Path(os.environ.get("RETRAIN_HOME") or Path.home() / ".retrain")
 
 
+def allow_http() -> bool:
+    """Whether `RETRAIN_ALLOW_HTTP` permits an S3 endpoint of another machine without encryption; see `--allow-http`."""
+    return os.environ.get("RETRAIN_ALLOW_HTTP", "").lower() in {"1", "true", "yes", "on"}
+
+
 def history_decides() -> bool:
     """Whether `RETRAIN_HISTORY_DECIDES` says that no store's conditional writes are to be relied on."""
     return os.environ.get("RETRAIN_HISTORY_DECIDES", "").lower() in {"1", "true", "yes", "on"}

@@ -2,105 +2,191 @@
 
 from __future__ import annotations
 
+import re
+import ssl
+from collections.abc import Collection
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
+    EndpointConnectionError,
     HTTPClientError,
     LoginError,
     NoCredentialsError,
     PartialCredentialsError,
+    ReadTimeoutError,
     SSLError,
     SSOError,
     TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
+from urllib3.util.ssl_match_hostname import CertificateError
 
-from tasks.errors import KeyConflict, KeyMissing, StoreError
+from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
 
 # All that a request can raise on the way or because of its answer.
 FAILURES = (ClientError, BotoCoreError, HTTPClientError, ResponseParserError)
 
-KEYS = ("there are no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.")
 EXPIRED = ("the session token has expired", "Log in again for fresh credentials.")
-DENIED = ("access is denied", "Grant s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the prefix.")
-DENIED_READ = (
-    "access is denied, or the object is missing: without s3:ListBucket the server does not tell which",
-    "Grant s3:GetObject on the prefix and s3:ListBucket on the bucket.",
-)
+CLOCK = ("this machine's clock is wrong", "Set the clock, for example with NTP.")
 REGION = ("the bucket is in another region", "Set AWS_REGION to the bucket's region.")
+FULL = ("the store is full, or its quota is used up", "Free space, for example with `retrain gc`, or raise the quota.")
+TOO_LARGE = ("the object is larger than the server, or a proxy before it, accepts", "Raise that limit.")
 
 # What a server's error code means to a person: why, and what to do next.
 CAUSES = {
     "NoSuchBucket": ("the bucket does not exist", "Create it, or correct --store."),
-    "AccessDenied": DENIED,
     "ExpiredToken": EXPIRED,
     "ExpiredTokenException": EXPIRED,
     "InvalidToken": ("the session token is not valid", "Log in again, or unset AWS_SESSION_TOKEN."),
     "InvalidAccessKeyId": ("the server does not know the access key", "Check AWS_ACCESS_KEY_ID and the endpoint."),
     "SignatureDoesNotMatch": ("the secret key does not fit the access key", "Check AWS_SECRET_ACCESS_KEY."),
-    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Set the clock, for example with NTP."),
+    "RequestTimeTooSkewed": CLOCK,
+    "RequestExpired": CLOCK,
     "PermanentRedirect": REGION,
     "AuthorizationHeaderMalformed": REGION,
     "IllegalLocationConstraintException": REGION,
+    "QuotaExceeded": FULL,
+    "XMinioAdminBucketQuotaExceeded": FULL,
+    "XMinioStorageFull": FULL,
+    "EntityTooLarge": TOO_LARGE,
+    # An answer without a body has its status as its code.
+    "404": ("there is no such bucket, or this is no S3 server", "Check --store and AWS_ENDPOINT_URL_S3."),
 }
 
-# What happened before any answer came.
-SILENT: tuple[tuple[tuple[type[Exception], ...], tuple[str, str]], ...] = (
-    ((NoCredentialsError,), KEYS),
-    ((PartialCredentialsError,), ("the credentials are incomplete", KEYS[1])),
-    (
-        (TokenRetrievalError, CredentialRetrievalError, SSOError, LoginError),
-        ("the credentials cannot be fetched", "Log in again, or correct AWS_PROFILE."),
-    ),
-    (
-        (SSLError,),
-        ("the server's certificate is not trusted", "Set AWS_CA_BUNDLE to the certificates of its authority."),
-    ),
-)
+# What to grant for a request that is denied, where the server does not say it.
+PERMISSIONS = {
+    "read": "s3:GetObject on the prefix and s3:ListBucket on the bucket",
+    "write": "s3:PutObject on the prefix",
+    "list": "s3:ListBucket on the bucket",
+    "delete": "s3:DeleteObject on the prefix",
+}
+NAMED = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)")
+MAYBE_MISSING = "access is denied, or the object is missing: without s3:ListBucket the server does not tell which"
+
+# How servers refuse a condition that they do not know; any 501 does as well.
+UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405"}
+
+SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION."
 
 
 class Answer(NamedTuple):
-    """The code and the HTTP status of a server's error; none where it did not answer."""
+    """A server's error: its code, its HTTP status and its message; empty and 0 where it did not answer."""
 
     code: str
     status: int
+    message: str
 
     @classmethod
     def of(cls, error: BaseException | None) -> Answer:
         """What a server answered, as far as the error tells."""
         if not isinstance(error, ClientError):
-            return cls("", 0)
+            return cls("", 0, "")
         answer: Any = error.response
-        return cls(answer.get("Error", {}).get("Code", ""), answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        said, status = answer.get("Error", {}), answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return cls(said.get("Code") or "", status, _one_line(said.get("Message") or ""))
+
+    def __str__(self) -> str:
+        code = "" if self.code == str(self.status) else self.code
+        return " ".join(filter(None, (str(self.status), code, self.message)))
 
 
-def refuse(verb: str, address: str, error: Exception) -> NoReturn:
-    """Raise KeyMissing, KeyConflict or StoreError for a failed request: `verb` is read, write, list or delete."""
-    what, (code, status) = f"cannot {verb} {address}", Answer.of(error)
-    if code in {"NoSuchKey", "404"}:
+def refuse(verb: str, address: str, error: Exception, condition: Collection[str] = ()) -> NoReturn:
+    """Raise KeyMissing, KeyConflict, NotOffered or StoreError for a failed request.
+
+    Args:
+        verb: What was asked for: read, write, list or delete.
+        address: Of what.
+        error: One of `FAILURES`.
+        condition: A write's conditions, by boto3's names: IfMatch, IfNoneMatch.
+    """
+    what, answer = f"cannot {verb} {address}", Answer.of(error)
+    if answer.code in {"NoSuchKey", "404"} and (verb in {"read", "delete"} or "IfMatch" in condition):
         raise KeyMissing(what, "there is no such object", "Check the store's address.") from error
-    if status == 412 or code == "ConditionalRequestConflict":
+    if answer.status == 412 or answer.code == "ConditionalRequestConflict":
         raise KeyConflict(what, "another writer was first", "Read it again.") from error
-    why, next_step = _cause(verb, error)
+    if condition and (answer.status == 501 or (answer.status in {400, 405} and answer.code in UNKNOWN)):
+        raise NotOffered(
+            what,
+            f"the server does not know this condition: it answered {answer}",
+            "See with `retrain doctor` what the store can do.",
+        ) from error
+    why, next_step = _answered(verb, answer) if answer.status else _unanswered(error)
     raise StoreError(what, why, next_step) from error
 
 
-def _cause(verb: str, error: Exception) -> tuple[str, str]:
-    code, status = Answer.of(error)
-    if status:
-        known = CAUSES.get(code) or (DENIED if status == 403 else None)
-        if known is DENIED and verb == "read":
-            return DENIED_READ
-        return known or (f"the server answered {status} {line(error)}", "See the server's log, or try again.")
-    for kinds, cause in SILENT:
-        if isinstance(error, kinds):
-            return cause
-    return line(error), "Check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION."
+def _answered(verb: str, answer: Answer) -> tuple[str, str]:
+    if answer.code in CAUSES:
+        return CAUSES[answer.code]
+    if answer.status == 507 or (answer.status == 403 and "quota" in answer.message.lower()):
+        return FULL
+    if answer.status == 413:
+        return TOO_LARGE
+    if answer.status == 403:
+        return _denied(verb, answer.message)
+    return f"the server answered {answer}", "See the server's log, or try again."
+
+
+def _denied(verb: str, message: str) -> tuple[str, str]:
+    """AWS names the permission; of a missing object it says that s3:ListBucket is the one."""
+    named = NAMED.search(message)
+    granting = named[1] if named else PERMISSIONS[verb]
+    why = MAYBE_MISSING if verb == "read" and "s3:ListBucket" in granting else "access is denied"
+    return why, f"Grant {granting}."
+
+
+def _unanswered(error: Exception) -> tuple[str, str]:
+    match error:
+        case NoCredentialsError():
+            return "there are no credentials", SET_KEYS
+        case PartialCredentialsError():
+            return "the credentials are incomplete", SET_KEYS
+        case TokenRetrievalError() | CredentialRetrievalError() | SSOError() | LoginError():
+            return "the credentials cannot be fetched", "Log in again, or correct AWS_PROFILE."
+        case SSLError():
+            return _no_tls(_endpoint(error), error.kwargs["error"].args[0])
+        case EndpointConnectionError():
+            reason = error.kwargs["error"]
+            return f"{_endpoint(error)} cannot be reached: {_reason(reason.__cause__ or reason)}", NETWORK
+        case ConnectTimeoutError():
+            return f"{_endpoint(error)} cannot be reached: no connection in time", NETWORK
+        case ReadTimeoutError():
+            return f"{_endpoint(error)} did not answer in time", NETWORK
+        case ConnectionClosedError():
+            return f"{_endpoint(error)} closed the connection without an answer", NETWORK
+    return line(error), NETWORK
+
+
+def _no_tls(endpoint: str, reason: Exception) -> tuple[str, str]:
+    if isinstance(reason, ssl.SSLCertVerificationError | CertificateError):
+        return (
+            f"the certificate of {endpoint} is not trusted: {_reason(reason)}",
+            "Set AWS_CA_BUNDLE to the certificates of its authority.",
+        )
+    return f"no TLS with {endpoint}: {_reason(reason)}", "Check AWS_ENDPOINT_URL_S3 and AWS_CA_BUNDLE."
+
+
+def _endpoint(error: BotoCoreError) -> str:
+    """What was talked to, without the request and without any password."""
+    tried = urlsplit(error.kwargs["endpoint_url"])
+    return f"{tried.scheme}://{tried.netloc.rpartition('@')[2]}"
+
+
+def _reason(error: BaseException) -> str:
+    said = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error
+    return _one_line(str(said))
 
 
 def line(error: Exception) -> str:
     """An error's own words in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

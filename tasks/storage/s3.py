@@ -11,7 +11,8 @@ import functools
 import hashlib
 import ipaddress
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,11 +24,13 @@ from botocore.exceptions import BotoCoreError, IncompleteReadError, ReadTimeoutE
 from urllib3.exceptions import HTTPError
 
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
+from tasks.settings import allow_http
 from tasks.storage.objects import Entry, Stored
 from tasks.storage.refusals import FAILURES, Answer, line, refuse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
 
@@ -47,7 +50,14 @@ MODELS = botocore.loaders.create_loader()
 # How often a request is made: botocore repeats those without a good answer, but neither a body that breaks off nor one
 # of these, where the server changed nothing and asks for another try.
 ATTEMPTS = 4
-AGAIN = {"ConditionalRequestConflict", "OperationAborted", "XAmzContentSHA256Mismatch", "BadDigest"}
+AGAIN = {
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+    "XAmzContentChecksumMismatch",
+}
 
 
 def client() -> S3Client:
@@ -55,8 +65,8 @@ def client() -> S3Client:
 
     A custom endpoint is addressed by path (`https://host/bucket/key`) unless the AWS settings say `virtual`.
 
-    Raises UsageError for settings that cannot be used, among them an `http://` endpoint that is not on this machine:
-    it would send data in the clear.
+    Raises UsageError for settings that cannot be used, among them an `http://` endpoint that is not on this machine,
+    unless `allow_http()`: it would send data in the clear.
     """
     try:
         core = botocore.session.get_session()
@@ -66,9 +76,11 @@ def client() -> S3Client:
     except (BotoCoreError, ValueError) as error:
         raise UsageError("cannot use the AWS settings", line(error), "Correct the AWS_… variables.") from error
     endpoint = urlsplit(made.meta.endpoint_url)
-    if endpoint.scheme == "http" and not _is_loopback(endpoint.hostname or ""):
+    if endpoint.scheme == "http" and not (_is_loopback(endpoint.hostname or "") or allow_http()):
         raise UsageError(
-            f"cannot use the S3 endpoint {made.meta.endpoint_url}", "it is not encrypted", "Use an https:// endpoint."
+            f"cannot use the S3 endpoint {made.meta.endpoint_url}",
+            "it is not encrypted",
+            "Use an https:// endpoint, or give --allow-http to send everything in the clear.",
         )
     return made
 
@@ -101,10 +113,12 @@ class S3Store:
             try:
                 answer = self._call("read", key, self._s3.get_object)
                 data = answer["Body"].read()
-                if len(data) == answer.get("ContentLength", len(data)):
-                    return Stored(data, answer["ETag"])
             except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, HTTPError):
-                pass
+                continue
+            if "ETag" not in answer:
+                raise _no_s3(f"cannot read {self.address(key)}", "it has no ETag")
+            if len(data) == answer.get("ContentLength", len(data)):
+                return Stored(data, answer["ETag"])
         raise StoreError(f"cannot read {self.address(key)}", f"the answer broke off {ATTEMPTS} times", "Try again.")
 
     def put(self, key: str, data: bytes) -> None:
@@ -121,25 +135,38 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """See `ObjectStore`."""
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._prefix + prefix)
-        try:
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
-        except FAILURES as error:
-            refuse("list", self.address(prefix), error)
+        page = self._page(prefix)
+        while True:
+            for item in page.get("Contents", []):
+                yield Entry(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"])
+            if not page["IsTruncated"]:
+                return
+            page = self._page(prefix, ContinuationToken=page["NextContinuationToken"])
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
-        self._call("delete", key, self._s3.delete_object)
+        with suppress(KeyMissing):  # S3 does not say it, some others do
+            self._call("delete", key, self._s3.delete_object)
 
     def address(self, key: str) -> str:
         """See `ObjectStore`: an s3:// URL."""
         return f"s3://{self.bucket}/{self._prefix}{key}"
 
+    def _page(self, prefix: str, **token: Any) -> ListObjectsV2OutputTypeDef:
+        """One page of a listing, known to be one: botocore takes an empty or a foreign answer for an empty listing."""
+        for _ in _attempts():
+            try:
+                page = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix + prefix, **token)
+            except FAILURES as error:
+                refuse("list", self.address(prefix), error)
+            if _is_whole(page, token.get("ContinuationToken")):
+                return page
+        raise _no_s3(f"cannot list {self.address(prefix)}", "it is not a whole listing")
+
     def _write(self, key: str, data: bytes, **condition: Any) -> None:
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        self._call("write", key, functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition))
+        request = functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition)
+        self._call("write", key, request, condition)
 
     def _write_if(self, key: str, data: bytes, **condition: Any) -> None:
         """A conditional write whose answer may lie.
@@ -164,13 +191,13 @@ class S3Store:
         except StoreError:  # missing, or not to be read either: then the write's own failure is what there is to say
             return False
 
-    def _call(self, verb: str, key: str, request: Callable[..., T]) -> T:
+    def _call(self, verb: str, key: str, request: Callable[..., T], condition: Collection[str] = ()) -> T:
         for attempt in _attempts():
             try:
                 return request(Bucket=self.bucket, Key=self._prefix + key)
             except FAILURES as error:
                 if Answer.of(error).code not in AGAIN or attempt == ATTEMPTS:
-                    refuse(verb, self.address(key), error)
+                    refuse(verb, self.address(key), error, condition)
         raise AssertionError("unreachable")
 
 
@@ -180,3 +207,15 @@ def _attempts() -> Iterator[int]:
         yield attempt
         if attempt < ATTEMPTS:
             time.sleep(0.1 * 2**attempt)
+
+
+def _is_whole(page: ListObjectsV2OutputTypeDef, token: str | None) -> bool:
+    """Whether a page says that it is the last, or how to go on from it."""
+    if page.get("IsTruncated"):
+        return page.get("NextContinuationToken") not in {None, "", token}
+    return "IsTruncated" in page
+
+
+def _no_s3(what: str, why: str) -> StoreError:
+    why = f"the answer is not that of an S3 server: {why}"
+    return StoreError(what, why, "Check AWS_ENDPOINT_URL_S3, or try again.")
