@@ -249,7 +249,7 @@ def answering(*replies: s3.Reply) -> Iterator[tuple[ObjectStore, list[s3.Request
 @pytest.mark.parametrize(
     ("status", "code", "why"),
     [
-        (403, "AccessDenied", r"access is denied\. Grant s3:GetObject, s3:PutObject"),
+        (403, "AccessDenied", r"access is denied\. Grant s3:PutObject on the prefix"),
         (400, "ExpiredToken", r"token has expired\. Log in again"),
         (403, "InvalidAccessKeyId", "does not know the access key. Check AWS_ACCESS_KEY_ID"),
         (403, "SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY"),
