@@ -1,6 +1,6 @@
 """The stores that publishing is tried on: a local one, and S3 servers of several kinds, each behind the fault proxy.
 
-moto and ministack come with the tests' requirements. `RETRAIN_TEST_S3RVER` names the program of s3rver, from npm, where
+moto and ministack come with the tests' requirements. `S3RVER` names the program of s3rver, from npm, where
 it is installed: a server that accepts conditional writes and ignores them.
 """
 
@@ -81,7 +81,7 @@ def s3rver() -> Iterator[str]:
     """A server that accepts conditional writes and ignores them."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = [os.environ["RETRAIN_TEST_S3RVER"], "-d", folder, "-p", str(port), "-a", "127.0.0.1", "--silent"]
+        command = [os.environ["S3RVER"], "-d", folder, "-p", str(port), "-a", "127.0.0.1", "--silent"]
         keys = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}  # the only ones it knows
         with _process(command, port, {}), patch.dict(os.environ, s3.SETTINGS | keys):
             yield f"http://127.0.0.1:{port}"
@@ -127,5 +127,5 @@ KINDS = [
     IGNORING,
     Kind("ministack", ministack),
 ]
-if "RETRAIN_TEST_S3RVER" in os.environ:
+if "S3RVER" in os.environ:
     KINDS.append(Kind("s3rver", s3rver))
