@@ -1,7 +1,7 @@
 """The command line `retrain`.
 
     retrain run --store s3://models/digits --min-accuracy 0.97
-    retrain versions | champion | show V | verify [V] | fetch DIR | rollback | history | gc | doctor
+    retrain versions | champion | show V | verify [V] | fetch DIR | rollback | history | gc | cache | doctor
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
         for flag, kinds in arguments.items():
             reading.add_argument(flag, **kinds)
-        _add_fields(reading, ["store"] if command is models.doctor else ["store", "dataset"])
+        _add_fields(reading, ["store"] if command in {models.doctor, models.cache} else ["store", "dataset"])
         reading.set_defaults(command=command)
     for command_parser in commands.choices.values():
         command_parser.add_argument(

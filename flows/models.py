@@ -1,4 +1,4 @@
-"""The commands over published models: what is there, is it whole, fetch it, go back, clean up; and `retrain doctor`.
+"""The commands over a store: published models (whole? fetch, go back, clean up), the cache, and `retrain doctor`.
 
 Each takes the parsed options and returns the exit code. No Prefect, no TensorFlow. Called by `flows.cli`.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tasks.caching.inventory import kept, objects_of, removable
 from tasks.errors import RegistryError, UsageError
-from tasks.storage import Registry, open_store
+from tasks.settings import home
+from tasks.storage import ObjectStore, Registry, open_store
 from tasks.storage.documents import Manifest, Pointer
 from tasks.storage.garbage import garbage
 from tasks.storage.install import install
+from tasks.storage.local import LocalStore
+from tasks.storage.objects import Entry
 from tasks.storage.probe import Capabilities, check, race
 
 # What `doctor` says of the ways in which a champion is decided.
@@ -100,22 +104,20 @@ def history(options: argparse.Namespace) -> int:
 def gc(options: argparse.Namespace) -> int:
     """`retrain gc`."""
     registry, store = _registry(options), open_store(options.settings.store)
-    before = datetime.now(UTC) - timedelta(days=options.older_than)
-    found = garbage(store, registry, before)
-    for entry in found:
-        print(f"{_moment(entry.modified)}  {entry.size:>10,}  {store.address(entry.key)}")
-    total = f"{len(found)} objects, {sum(entry.size for entry in found):,} bytes"
-    if not found or options.dry_run:
-        print(f"{total} could be removed" if found else "nothing to remove")
-        return 0
-    if not options.yes and not _agreed(f"Remove {total}? [y/N] "):
-        print("nothing was removed")
-        return 0
-    asked = {entry.key for entry in found}
-    for entry in garbage(store, registry, before):  # looked at again: a publish may have come while the question stood
-        if entry.key in asked:
-            store.delete(entry.key)
-    print(f"removed {total}")
+    return _remove(store, lambda before: garbage(store, registry, before), options)
+
+
+def cache(options: argparse.Namespace) -> int:
+    """`retrain cache [clear]`."""
+    store, copies = open_store(options.settings.store), LocalStore(home() / "cache")
+    if options.action == "clear":
+        _remove(copies, lambda before: [entry for entry in copies.list("") if entry.modified < before], options)
+        return _remove(store, lambda before: removable(store, before), options)
+    found = kept(store)
+    for each in found:
+        print(f"{each.step:<11} {_moment(each.made)}  {each.size:>12,}  {each.what}")
+    print(f"{_total(objects_of(found))} in {store.url}")
+    print(f"{_total(list(copies.list('')))} of copies in {copies.root}")
     return 0
 
 
@@ -142,6 +144,31 @@ def _raced(url: str, writers: int, capabilities: Capabilities) -> bool:
     for text, winners in (("create", creators), ("swap", swappers)):
         print(f"  {f'{writers} writers race to {text}':<38} {winners} won")
     return creators <= 1 and swappers <= 1
+
+
+def _remove(store: ObjectStore, find: Callable[[datetime], list[Entry]], options: argparse.Namespace) -> int:
+    """Remove what is old, after a question."""
+    before = datetime.now(UTC) - timedelta(days=options.older_than)
+    found = find(before)
+    for entry in found:
+        print(f"{_moment(entry.modified)}  {entry.size:>12,}  {store.address(entry.key)}")
+    total = _total(found)
+    if not found or options.dry_run:
+        print(f"{total} could be removed" if found else f"nothing to remove in {store.url}")
+        return 0
+    if not options.yes and not _agreed(f"Remove {total}? [y/N] "):
+        print("nothing was removed")
+        return 0
+    asked = {entry.key for entry in found}
+    for entry in find(before):  # looked at again: a run may have come while the question stood
+        if entry.key in asked:
+            store.delete(entry.key)
+    print(f"removed {total}")
+    return 0
+
+
+def _total(entries: Collection[Entry]) -> str:
+    return f"{len(entries)} objects, {sum(entry.size for entry in entries):,} bytes"
 
 
 def _reported(what: str, bad: list[RegistryError]) -> list[RegistryError]:
@@ -179,7 +206,17 @@ def _moment(moment: datetime) -> str:
 
 VERSION: dict[str, Any] = {"type": int, "metavar": "VERSION", "help": "the version's number"}
 
+
 # What each command does, and its own arguments.
+def removing(days: int) -> dict[str, dict[str, Any]]:
+    """The options of what removes: how old, and whether to ask."""
+    return {
+        "--older-than": {"type": float, "default": float(days), "metavar": "DAYS", "help": f"default: {days}"},
+        "--dry-run": {"action": "store_true", "help": "only list it"},
+        "--yes": {"action": "store_true", "help": "do not ask"},
+    }
+
+
 COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[str, Any]]]] = [
     (versions, "list the published versions", {}),
     (champion, "tell which version is the champion", {}),
@@ -209,16 +246,12 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
     (
         gc,
         "remove what no manifest names: versions that were never completed, stray files",
-        {
-            "--older-than": {
-                "type": float,
-                "default": 7.0,
-                "metavar": "DAYS",
-                "help": "default: 7",
-            },
-            "--dry-run": {"action": "store_true", "help": "only list it"},
-            "--yes": {"action": "store_true", "help": "do not ask"},
-        },
+        removing(days=7),
+    ),
+    (
+        cache,
+        "show what is cached: step, when it was computed, bytes; `cache clear` removes what is old",
+        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | removing(days=30),
     ),
     (
         doctor,

@@ -11,12 +11,14 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.summary import step_rows
 from tasks.caching.steps import Run
 from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
 from tasks.evaluate import evaluate
 from tasks.judge import judge
+from tasks.page import show_table
 from tasks.preprocess import preprocess
 from tasks.provenance import provenance
 from tasks.publish import publish, record
@@ -95,6 +97,7 @@ def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) 
 
 
 def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded: Record, run: Run) -> Outcome:
+    show_table("steps", step_rows(run.steps), "Which steps ran, and why")
     return Outcome(
         verdict=verdict,
         run=run.id,

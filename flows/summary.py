@@ -20,6 +20,11 @@ def as_text(outcome: Outcome) -> str:
     return "\n".join(["", _verdict(outcome), "", *_gate(outcome), "", *_steps(outcome.steps), "", *_places(outcome)])
 
 
+def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
+    """How each step of a run went, and why it ran or did not: the table on the run's page."""
+    return [{"step": step.name, "time": duration(step.seconds), "why": step.reason} for step in steps]
+
+
 def _verdict(outcome: Outcome) -> str:
     line = accuracy_line(outcome.decision)
     receipt = outcome.receipt

@@ -7,6 +7,8 @@ the CPU in silence. Called by the flow before anything else, and by the train st
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
+import logging
 import os
 import platform
 import subprocess
@@ -18,7 +20,9 @@ from typing import Literal
 
 from tasks.errors import DeviceError
 from tasks.settings import DeviceChoice
-from tasks.values import Device
+from tasks.values import Device, DeviceKind
+
+LOG = logging.getLogger("retrain.train")
 
 Kind = Literal["cpu", "gpu"]
 
@@ -28,17 +32,32 @@ import tensorflow as tf
 found = tf.config.list_physical_devices()
 print("built with CUDA" if tf.test.is_built_with_cuda() else "a CPU-only build", "sees", [d.name for d in found])
 """
+PATIENCE = 60.0  # seconds
+
+CPUINFO = Path("/proc/cpuinfo")
+
+# What oneDNN chooses its float32 kernels by, best first. Measured with the recipe: each of these gives other bits, and
+# so does TensorFlow without oneDNN; the number of threads and the later AVX-512 extensions change none.
+INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
+    ("AVX-512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, ("AVX512", "AVX10")),
+    ("AVX2", {"avx2", "fma"}, ("AVX2",)),
+    ("AVX", {"avx"}, ("AVX",)),
+    ("SSE4.1", set(), ("",)),
+)
 
 
-def resolve(choice: DeviceChoice) -> Kind:
+def resolve(choice: DeviceChoice) -> DeviceKind:
     """The kind of device to train on. Raises DeviceError, within seconds, for `gpu` where there is none."""
     if choice == "cpu":
-        return "cpu"
-    why_not = _why_no_gpu()
+        return device_kind("cpu")
+    visible = _visible_gpus()
+    why_not = _why_no_cuda() if visible else "no NVIDIA GPU is visible"
     if not why_not:
-        return "gpu"
+        return device_kind("gpu")
     if choice == "auto":
-        return "cpu"
+        if visible:
+            LOG.warning("training on the CPU, though this machine has a GPU: %s. Install retrain-mnist[gpu].", why_not)
+        return device_kind("cpu")
     raise DeviceError(
         "cannot train on a GPU",
         f"{why_not}; {_what_tensorflow_sees()}",
@@ -46,17 +65,40 @@ def resolve(choice: DeviceChoice) -> Kind:
     )
 
 
-def describe(kind: Kind) -> Device:
+def device_kind(kind: Kind) -> DeviceKind:
+    """The kind with the arithmetic of this machine, or of any GPU."""
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    return DeviceKind(kind=kind, arithmetic=f"{backend}, {_cpu_arithmetic()}" if kind == "cpu" else backend)
+
+
+def describe(device: DeviceKind) -> Device:
     """The device with its vendor's name."""
-    return Device(kind=kind, name=_gpu_name() if kind == "gpu" else _cpu_name())
+    name = _gpu_name() if device.kind == "gpu" else _cpu_name()
+    return Device(kind=device.kind, arithmetic=device.arithmetic, name=name)
 
 
-def _why_no_gpu() -> str:
-    """Why no GPU can be used, or "". Cheap: asks the driver, not TensorFlow."""
-    if not _visible_gpus():
-        return "no NVIDIA GPU is visible"
+def _cpu_arithmetic() -> str:
+    machine = platform.machine()
+    if machine != "x86_64":
+        return machine
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return "Eigen"
+    flags = set(_cpu_lines("flags").split())
+    # An environment variable of oneDNN's own; it can only take away.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    unlimited = limit in {"", "ALL", "DEFAULT"}
+    has = next(rank for rank, (_, needed, _) in enumerate(INSTRUCTIONS) if needed <= flags)
+    may = next(rank for rank, (_, _, names) in enumerate(INSTRUCTIONS) if unlimited or limit.startswith(names))
+    return f"oneDNN with {INSTRUCTIONS[max(has, may)][0]}"
+
+
+def _why_no_cuda() -> str:
+    """Why the installed TensorFlow cannot use a GPU, or "". Cheap: looks for the libraries, does not ask TensorFlow."""
     if _installed("tensorflow") is None and _installed("tensorflow-cpu") is not None:
         return "the installed TensorFlow is the CPU-only build (tensorflow-cpu)"
+    # Either as packages, which tensorflow[and-cuda] brings, or on the system.
+    if not any(_installed(f"nvidia-cudnn-cu{cuda}") for cuda in (12, 13)) and not ctypes.util.find_library("cudnn"):
+        return "the CUDA libraries are missing (no cuDNN is installed)"
     return ""
 
 
@@ -83,9 +125,11 @@ def _installed(distribution: str) -> str | None:
 @cache
 def _what_tensorflow_sees() -> str:
     loud = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK], env=loud, capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [sys.executable, "-c", LOOK]
+    try:
+        done = subprocess.run(command, env=loud, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        return f"TensorFlow did not tell within {PATIENCE:.0f} s what it sees"
     reasons = [
         line.split("] ")[-1] for line in done.stderr.splitlines() if "dso_loader" in line or "Cannot dlopen" in line
     ]
@@ -105,9 +149,14 @@ def _gpu_name() -> str:
 
 
 def _cpu_name() -> str:
+    name = _cpu_lines("model name") or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _cpu_lines(field: str) -> str:
+    """What Linux says of the first core under this name, or ""."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = CPUINFO.read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")

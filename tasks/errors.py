@@ -49,7 +49,11 @@ class NotOffered(StoreError):
 
 
 class ArtifactError(RetrainError):
-    """An artifact is missing, or its bytes are not the ones its SHA-256 names."""
+    """An artifact is missing, or its bytes are not the ones its SHA-256 names: `sha256`, "" for other kept bytes."""
+
+    def __init__(self, what: str, why: str, next_step: str, sha256: str = "") -> None:
+        super().__init__(what, why, next_step)
+        self.sha256 = sha256
 
 
 class RegistryError(RetrainError):

@@ -69,7 +69,7 @@ def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) ->
     )
 
 
-@step(packages=["keras", "numpy", "scikit-learn", "tensorflow", "tensorflow-cpu"])
+@step(packages=["keras", "numpy", "scikit-learn", "tensorflow"])
 def evaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
     """Measure the model file on the test set."""
     labels = from_npy(run.artifacts.get(test.labels))

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.caching.keys import installed
 from tasks.values import Provenance
 
-PACKAGES = ("keras", "numpy", "prefect", "scikit-learn", "tensorflow", "tensorflow-cpu")
+PACKAGES = ("keras", "numpy", "prefect", "scikit-learn", "tensorflow")
 
 
 def provenance(source: str, seconds: dict[str, float]) -> Provenance:

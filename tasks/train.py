@@ -1,4 +1,4 @@
-"""The train step: Chollet's first network, plain Keras, the same weights every time.
+"""The train step: Chollet's first network, plain Keras, the same weights every time, even if it is killed on the way.
 
 Dense(512, relu) → Dense(10, softmax) on 784 float32 in [0, 1], RMSprop, categorical cross-entropy: the opening example
 of *Deep Learning with Python*. It trains on every training image and chooses nothing: a validation split is only
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -18,18 +19,20 @@ import numpy as np
 
 from tasks import backend
 from tasks.arrays import SCALE, Split, from_npy
+from tasks.batches import batches
 from tasks.caching.keys import installed
 from tasks.caching.steps import Run, step
+from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.device import Kind, describe
 from tasks.errors import TrainingError
 from tasks.model_file import to_bytes, weights_digest
 from tasks.page import Progress
 from tasks.settings import Recipe
-from tasks.values import Epoch, Examples, Trained
+from tasks.values import Device, DeviceKind, Epoch, Examples, Trained
 
 LOG = logging.getLogger("retrain.train")
 
-PACKAGES = ("keras", "numpy", "tensorflow", "tensorflow-cpu")
+PACKAGES = ("keras", "numpy", "tensorflow")
 
 CLASSES = 10
 
@@ -80,6 +83,7 @@ def fit(
     recipe: Recipe,
     kind: Kind = "cpu",
     validation: Split | None = None,
+    checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int, Epoch], None] = lambda *_: None,
 ) -> Fitted:
     """Train the network.
@@ -89,20 +93,38 @@ def fit(
         recipe: Epochs, batch size, learning rate and seed.
         kind: The device to train on.
         validation: Watched after each epoch, never learned from.
+        checkpoints: Where the state after each epoch is kept, and where an earlier, killed training left its own.
         on_epoch: Called with (number from 1, what it came to) after each epoch.
 
     Raises:
-        TrainingError: The loss is no longer a number, or memory ran out.
+        TrainingError: The loss is no longer a number, or diverged, or memory ran out.
     """
     keras = _deterministic_keras(recipe.seed)
-    history = []
     with keras.device(f"{kind}:0"):
         model = build(train.images.shape[1])
         learning = learner(model, recipe, math.ceil(len(train.labels) / recipe.batch_size))
-        for number in range(recipe.epochs):
+        learning.optimizer.build(model.trainable_variables)  # a new one has no variables yet
+        variables = [*model.weights, *learning.optimizer.variables]
+        history = _resume(variables, recipe, checkpoints)
+        for number in range(len(history), recipe.epochs):
             history.append(_fit_epoch(learning, train, recipe, number, validation))
+            _require_sound(history)
+            if checkpoints:
+                values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+                checkpoints.keep(Checkpoint(tuple(history), values))
             on_epoch(number + 1, history[-1])
     return Fitted(model, tuple(history))
+
+
+def _resume(variables: Sequence[Any], recipe: Recipe, checkpoints: Checkpoints | None) -> list[Epoch]:
+    """Put the variables where an earlier training left them, and return its epochs."""
+    found = checkpoints.newest() if checkpoints else None
+    if found is None:
+        return []
+    for variable, value in zip(variables, found.variables, strict=True):
+        variable.assign(value)
+    LOG.info("train: resumes after epoch %d of %d", len(found.history), recipe.epochs)
+    return list(found.history)
 
 
 def _fit_epoch(learning: Any, train: Split, recipe: Recipe, number: int, watched: Split | None) -> Epoch:
@@ -111,9 +133,7 @@ def _fit_epoch(learning: Any, train: Split, recipe: Recipe, number: int, watched
     order = np.random.default_rng([recipe.seed, number]).permutation(len(train.labels))
     try:
         logs = learning.fit(
-            train.images[order],
-            train.labels[order],
-            batch_size=recipe.batch_size,
+            batches(train, order, recipe.batch_size),
             initial_epoch=number,
             epochs=number + 1,
             shuffle=False,
@@ -127,11 +147,9 @@ def _fit_epoch(learning: Any, train: Split, recipe: Recipe, number: int, watched
             "cannot train", "memory ran out", "Use a smaller --batch-size or a larger machine."
         ) from error
     found = {name: float(values[0]) for name, values in logs.items()}
-    broken = [f"the {name} is {value}" for name, value in found.items() if not math.isfinite(value)]
-    if broken:
-        raise TrainingError(
-            f"training broke down in epoch {number + 1}", ", ".join(broken), "Use a lower --learning-rate."
-        )
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise _broken(number + 1, f"the {name} is {value}")
     return Epoch(
         loss=found["loss"],
         accuracy=found["accuracy"],
@@ -139,6 +157,23 @@ def _fit_epoch(learning: Any, train: Split, recipe: Recipe, number: int, watched
         validation_accuracy=found.get("val_accuracy"),
         seconds=round(time.perf_counter() - start, 3),
     )
+
+
+def _require_sound(history: Sequence[Epoch]) -> None:
+    """Raise TrainingError where the loss grows and is worse than twice that of guessing: nothing is learned any more.
+
+    A first epoch is let off: on few images it begins high and comes down.
+    """
+    losses = [epoch.loss for epoch in history]
+    guessing = math.log(CLASSES)
+    if len(losses) > 1 and losses[-1] > max(losses[-2], 2 * guessing):
+        raise _broken(
+            len(losses), f"the loss grew from {losses[-2]:.3g} to {losses[-1]:.3g}, guessing has {guessing:.2f}"
+        )
+
+
+def _broken(epoch: int, why: str) -> TrainingError:
+    return TrainingError(f"training broke down in epoch {epoch}", why, "Use a lower --learning-rate.")
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -157,18 +192,20 @@ def _deterministic_keras(seed: int) -> Any:
     return keras
 
 
-@step(packages=PACKAGES)
-def train(examples: Examples, validation: Examples | None, recipe: Recipe, kind: Kind, run: Run) -> Trained:
+@step(packages=PACKAGES, checkpoints=True)
+def train(examples: Examples, validation: Examples | None, recipe: Recipe, device: DeviceKind, run: Run) -> Trained:
     """Train on the prepared examples and keep the model file."""
     images, watched = _read(examples, run), _read(validation, run) if validation else None
-    device = describe(kind)
-    LOG.info("train: on the %s %s, %s images", kind.upper(), device.name, f"{len(images.labels):,}")
+    here = describe(device)
+    LOG.info("train: on the %s %s, %s images", here.kind.upper(), here.name, f"{len(images.labels):,}")
+    key = train.key(examples, validation, recipe, device, run)
     with Progress("train", f"Epochs of {recipe.epochs}") as progress:
         fitted = fit(
             images,
             recipe,
-            kind,
+            device.kind,
             watched,
+            Checkpoints(run.store, f"{key}/{_bits(here)}"),
             lambda number, epoch: progress.show(number / recipe.epochs, _line(number, recipe.epochs, epoch)),
         )
     return Trained(
@@ -176,7 +213,7 @@ def train(examples: Examples, validation: Examples | None, recipe: Recipe, kind:
         weights_digest=weights_digest(fitted.model),
         parameters=fitted.model.count_params(),
         history=fitted.history,
-        device=device,
+        device=here,
         packages={name: found for name in PACKAGES if (found := installed(name))},
         finished=datetime.now(UTC).replace(microsecond=0),
     )
@@ -184,6 +221,11 @@ def train(examples: Examples, validation: Examples | None, recipe: Recipe, kind:
 
 def _read(examples: Examples, run: Run) -> Split:
     return Split(from_npy(run.artifacts.get(examples.images)), from_npy(run.artifacts.get(examples.labels)))
+
+
+def _bits(device: Device) -> str:
+    """What of a device the key does not tell, though it changes the bits: a training goes on where it began."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", device.name) if device.kind == "gpu" else "cpu"
 
 
 def _line(number: int, epochs: int, epoch: Epoch) -> str:

@@ -83,10 +83,20 @@ class Epoch(Value):
     seconds: float
 
 
-class Device(Value):
-    """Where training ran: its kind, and its name as the vendor gives it."""
+class DeviceKind(Value):
+    """What of a device changes a training's bits, as far as it is known beforehand.
+
+    `arithmetic` names the code paths that a CPU's float32 takes; of a GPU, whose model only its worker knows, the
+    backend alone.
+    """
 
     kind: Literal["cpu", "gpu"]
+    arithmetic: str
+
+
+class Device(DeviceKind):
+    """Where training ran; `name` is the vendor's."""
+
     name: str
 
 

@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 # fields (whose content is in the inputs; a test checks that they declare nothing else).
 PLUMBING = ("tasks.caching", "tasks.storage", "tasks.page")
 DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors")
+
+
+# One code under two names: a machine without a GPU finds what one with a GPU has trained.
+BUILDS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 
 
 def key_document(step: str, module: str, inputs: Mapping[str, Any], packages: Iterable[str]) -> dict[str, Any]:
@@ -99,11 +104,11 @@ def _short(value: Any) -> str:
 
 
 def installed(distribution: str) -> str | None:
-    """The version of an installed distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    """The version of an installed distribution, under any of the names of its builds, or None."""
+    for name in BUILDS.get(distribution, (distribution,)):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def closure(module: str) -> set[str]:

@@ -6,20 +6,17 @@ counts as not cached, which makes Prefect compute it anew and so heals the store
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
 
 from prefect.filesystems import WritableFileSystem
 from pydantic import PrivateAttr
 
+from tasks.caching.inventory import RESULTS, value_of
 from tasks.errors import ArtifactError, KeyMissing, StoreError
-from tasks.storage import Artifacts
-from tasks.storage.objects import ObjectStore
-from tasks.values import Artifact
+from tasks.storage import Artifacts, ObjectStore
+from tasks.storage.artifacts import named
+from tasks.storage.verified import fetch_sealed, sealed
 
 LOG = logging.getLogger("retrain")
 
@@ -41,8 +38,8 @@ class ResultFiles(WritableFileSystem):
     def read_path(self, path: str, _sync: bool | None = None) -> bytes:  # type: ignore[override]
         """Read a result that is intact, and so are its artifacts. To Prefect, whatever this raises is a miss."""
         try:
-            content = unsealed(self._store.get(_key(path)).data)
-            for artifact in _artifacts(json.loads(json.loads(content)["result"])):
+            content = fetch_sealed(self._store, _key(path))
+            for artifact in named(value_of(content)):
                 self._artifacts.verify(artifact)
         except KeyMissing:
             raise
@@ -72,34 +69,9 @@ class ResultFiles(WritableFileSystem):
         return PurePosixPath("/") / path
 
 
-def sealed(content: bytes) -> bytes:
-    """The content behind a line with its SHA-256."""
-    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-
-
-def unsealed(data: bytes) -> bytes:
-    """The content of `sealed`. Raises ArtifactError where a byte of it changed."""
-    digest, _, content = data.partition(b"\n")
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ArtifactError("cannot use a cached result", "its bytes were altered", "Run again: it is computed anew.")
-    return content
-
-
 def _step(path: str) -> str:
     return path.strip("/").split("/")[0]
 
 
 def _key(path: str) -> str:
-    return f"cache/results/{str(path).lstrip('/')}.json"
-
-
-def _artifacts(value: Any) -> Iterator[Artifact]:
-    if isinstance(value, dict):
-        if value.keys() == Artifact.model_fields.keys():
-            yield Artifact.model_validate(value)
-        else:
-            for item in value.values():
-                yield from _artifacts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _artifacts(item)
+    return f"{RESULTS}{str(path).lstrip('/')}.json"

@@ -6,6 +6,7 @@
 A step takes values and returns one value; its last argument is the `Run` it belongs to, which is no part of its key.
 A result is found again by any run, on any machine, that opens the same store: see `tasks.caching.keys` for what the
 key holds and `tasks.caching.results` for how a result is kept. Each step says in one line why it ran or did not.
+Should an artifact be lost between two steps, the step that made it runs again, and then the one that needs it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
+from tasks.caching.inventory import is_kept
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
-from tasks.errors import KeyMissing
+from tasks.checkpoints import ROOT as CHECKPOINTS
+from tasks.errors import ArtifactError, KeyMissing
 from tasks.settings import home
 from tasks.storage import Artifacts, open_store
+from tasks.storage.artifacts import named
 from tasks.values import StepRun, Value
 
 P = ParamSpec("P")
@@ -53,6 +57,8 @@ class Run:
         url: The store, as `open_store` takes it. Raises UsageError or StoreError where it cannot be opened.
         refresh: Compute every step anew.
         local: Where to keep verified copies of a remote store's artifacts.
+        steps: How each step went, in their order.
+        makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
     """
 
     id: str
@@ -60,6 +66,7 @@ class Run:
     refresh: bool = False
     local: Path = field(default_factory=lambda: home() / "cache")
     steps: list[StepRun] = field(default_factory=list)
+    makers: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.store = open_store(self.url)
@@ -72,20 +79,33 @@ class Run:
 
 
 def step(
-    *, packages: Iterable[str] = (), apart: Iterable[str] = (), cached: bool = True, **options: Any
-) -> Callable[[Callable[P, V]], Callable[P, V]]:
+    *,
+    packages: Iterable[str] = (),
+    apart: Iterable[str] = (),
+    cached: bool = True,
+    checkpoints: bool = False,
+    **options: Any,
+) -> Callable[[Callable[P, V]], Step[P, V]]:
     """Turn a function of values into a step.
 
     Args:
         packages: Distributions whose version may change the result, for the key.
         apart: Arguments that cannot change the result and stay out of the key.
         cached: False for a step that must run every time.
+        checkpoints: True for a step that keeps its progress under its key; it is removed once the result is kept.
         options: Prefect's own task options (retries, timeout_seconds, tags).
     """
-    return partial(_Step, packages=tuple(packages), apart={"run", *apart}, cached=cached, options=options)
+    return partial(
+        Step,
+        packages=tuple(packages),
+        apart={"run", *apart},
+        cached=cached,
+        checkpoints=checkpoints,
+        options=options,
+    )
 
 
-class _Step(Generic[P, V]):
+class Step(Generic[P, V]):
     """What `step` makes of a function: call it as before, inside a flow."""
 
     def __init__(
@@ -94,9 +114,10 @@ class _Step(Generic[P, V]):
         packages: tuple[str, ...],
         apart: set[str],
         cached: bool,
+        checkpoints: bool,
         options: dict[str, Any],
     ) -> None:
-        self.name, self.cached = function.__name__, cached
+        self.name, self.cached, self._checkpoints = function.__name__, cached, checkpoints
         self._function, self._packages, self._apart = function, packages, apart
         self._signature = inspect.signature(function)
         self._value: type[V] = get_type_hints(function)["return"]
@@ -105,22 +126,50 @@ class _Step(Generic[P, V]):
         def compute(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
             return self._compute(*args, **kwargs)
 
-        policy = StepKey(self.document) if cached else NO_CACHE
+        policy = StepKey(self.key) if cached else NO_CACHE
         self._task: Task[P, dict[str, Any]] = Task(
             compute, name=self.name, cache_policy=policy, persist_result=cached, result_serializer="json", **options
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
         """The step's value, computed or reused; raises what the function raises."""
+        makers, mended = self._run(*args, **kwargs).makers, set()
+        while True:
+            try:
+                return self._value.model_validate(self._call(*args, **kwargs)["value"])
+            except ArtifactError as error:
+                # The cache may be cleared, or expire, while a run is at work.
+                if error.sha256 not in makers or error.sha256 in mended:
+                    raise
+                LOG.warning("%s: what it needs was lost meanwhile and is made again: %s", self.name, error)
+                mended.add(error.sha256)
+                makers[error.sha256]()
+
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = self._run(*args, **kwargs)
+        if self._checkpoints and run.refresh:
+            self._forget(run, self.key(*args, **kwargs))
         task = self._task.with_options(refresh_cache=run.refresh and self.cached)
         # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
         task.result_storage = ResultFiles.of(run.store, run.artifacts)
         start = time.perf_counter()
         state: State[dict[str, Any]] = cast(Any, task)(*args, return_state=True, **kwargs)
         made: Any = state.result()
-        run.steps.append(self._journal(made, state.name == "Cached", time.perf_counter() - start))
-        return self._value.model_validate(made["value"])
+        reused = state.name == "Cached"
+        run.steps.append(self._journal(made, reused, time.perf_counter() - start))
+        run.makers |= {artifact.sha256: partial(self, *args, **kwargs) for artifact in named(made["value"])}
+        if self._checkpoints and not reused and is_kept(run.store, key := self.key(*args, **kwargs)):
+            self._forget(run, key)
+        return cast(dict[str, Any], made)
+
+    @staticmethod
+    def _forget(run: Run, key: str) -> None:
+        for entry in run.store.list(f"{CHECKPOINTS}/{key}/"):
+            run.store.delete(entry.key)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The key of this call: the step's name and a SHA-256."""
+        return f"{self.name}/{key_of(self.document(*args, **kwargs))}"
 
     def document(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What the key of this call is the digest of."""
@@ -157,16 +206,15 @@ class _Step(Generic[P, V]):
 class StepKey(CachePolicy):
     """The key of one step, by `tasks.caching.keys`."""
 
-    def __init__(self, document: Callable[..., dict[str, Any]]) -> None:
+    def __init__(self, key: Callable[..., str]) -> None:
         super().__init__()
-        self._document = document
+        self._key = key
 
     def compute_key(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **_: Any
     ) -> str:
         """See the base class."""
-        document = self._document(**inputs)
-        return f"{document['step']}/{key_of(document)}"
+        return self._key(**inputs)
 
 
 def _last(name: str) -> str:

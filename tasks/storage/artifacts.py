@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.storage.local import LocalStore
@@ -17,6 +19,8 @@ from tasks.storage.verified import fetch, write
 from tasks.values import Artifact
 
 LOG = logging.getLogger("retrain.store")
+
+OBJECTS = "cache/objects/"
 
 
 class Artifacts:
@@ -88,8 +92,21 @@ class Artifacts:
         return data
 
 
+def named(plain: Any) -> Iterator[Artifact]:
+    """Every artifact that a value names, at any depth, from the value as plain JSON types."""
+    if isinstance(plain, dict):
+        if plain.keys() == Artifact.model_fields.keys():
+            yield Artifact.model_validate(plain)
+        else:
+            for item in plain.values():
+                yield from named(item)
+    elif isinstance(plain, list):
+        for item in plain:
+            yield from named(item)
+
+
 def _key(artifact: Artifact) -> str:
-    return f"cache/objects/{artifact.sha256}"
+    return f"{OBJECTS}{artifact.sha256}"
 
 
 def _check(artifact: Artifact, data: bytes) -> None:
@@ -104,4 +121,5 @@ def _unusable(artifact: Artifact, why: str) -> ArtifactError:
         f"cannot use the artifact {artifact.sha256[:12]}… ({artifact.media_type})",
         why,
         "Run again: the step that made it is then computed anew.",
+        artifact.sha256,
     )

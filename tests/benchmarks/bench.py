@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from tasks.caching.keys import installed
-from tasks.device import describe
+from tasks.device import describe, device_kind
 
 # Beside the checkout: where the arrays come from without --mirror.
 BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
@@ -159,9 +159,9 @@ def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) ->
 def machine() -> str:
     """Processor, memory and versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    names = ("prefect", "keras", "tensorflow", "tensorflow-cpu", "numpy")
+    names = ("prefect", "keras", "tensorflow", "numpy")
     versions = ", ".join(f"{name} {found}" for name in names if (found := installed(name)))
-    return f"{describe('cpu').name}, {memory:.0f} GiB; Python {sys.version.split()[0]}, {versions}"
+    return f"{describe(device_kind('cpu')).name}, {memory:.0f} GiB; Python {sys.version.split()[0]}, {versions}"
 
 
 def main() -> None:

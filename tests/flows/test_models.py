@@ -100,7 +100,7 @@ def test_gc_asks_and_removes_only_what_nothing_names(
 ) -> None:
     key = "models/mnist/versions/3/model.keras"
     store.put(key, b"left")
-    assert retrain("gc")[1] == "nothing to remove\n"
+    assert retrain("gc")[1].startswith("nothing to remove")
     assert "1 objects, 4 bytes could be removed" in retrain("gc", "--older-than", "0", "--dry-run")[1]
     code, _, errors = retrain("gc", "--older-than", "0")
     assert code == 2

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tasks.arrays import SCALE, Split, scale
+from tasks.caching.keys import installed
+from tasks.device import device_kind
 from tasks.errors import TrainingError
 from tasks.model_file import weights_digest
 from tasks.settings import Recipe
-from tasks.train import fit, out_of_memory
+from tasks.train import PACKAGES, _require_sound, fit, out_of_memory
 from tasks.values import Epoch
 
 RECIPE = Recipe(epochs=2, batch_size=32, seed=3)
@@ -25,6 +28,17 @@ from tasks.train import fit
 fitted = fit(examples(), RECIPE)
 print(json.dumps([weights_digest(fitted.model), [epoch.loss for epoch in fitted.history]]))
 """
+
+
+def recorded() -> dict[str, object]:
+    """The losses of each epoch on a fixed small set, and what they belong to."""
+    history = fit(examples(), RECIPE.model_copy(update={"epochs": 5})).history
+    return {
+        "packages": {name: installed(name) for name in PACKAGES},
+        "arithmetic": device_kind("cpu").arithmetic,
+        "losses": [epoch.loss for epoch in history],
+        "accuracies": [epoch.accuracy for epoch in history],
+    }
 
 
 def examples(count: int = 200, seed: int = 0) -> Split:
@@ -67,6 +81,22 @@ def test_a_device_without_memory_counts_as_out_of_memory() -> None:
     assert not out_of_memory(ValueError())
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
+
+
+def test_the_losses_are_the_golden_ones() -> None:
+    """Exact with the packages and the arithmetic they were recorded with, close with any other.
+
+    To record new ones after an upgrade: `python -m tests.golden.record`.
+    """
+    golden = json.loads(GOLDEN.read_text())
+    found = recorded()
+    same = {name: found[name] == golden[name] for name in ("packages", "arithmetic")}
+    tolerance = 0.0 if all(same.values()) else 1e-3
+    assert found["losses"] == pytest.approx(golden["losses"], rel=tolerance, abs=0), same
+    assert found["accuracies"] == pytest.approx(golden["accuracies"], rel=0, abs=0 if not tolerance else 0.02)
+
+
 def test_another_process_ends_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True, timeout=150)
     digest, losses = json.loads(done.stdout.splitlines()[-1])
@@ -91,3 +121,23 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_do() -> Non
     diverging = RECIPE.model_copy(update={"learning_rate": 1e30})  # more than a recipe allows, to be sure
     with pytest.raises(TrainingError, match=r"epoch \d.*the loss is (nan|inf).*Use a lower --learning-rate"):
         fit(examples(), diverging)
+
+
+@pytest.mark.parametrize(
+    ("losses", "broken"),
+    [
+        ([0.3, 0.1], False),
+        ([558.0, 4.2, 2.4, 2.5], False),  # learning rate 1 on MNIST: useless, but for the gate to judge
+        ([2.3, 2.4, 2.35], False),  # shuffled labels
+        ([6.0], False),
+        ([0.3, 4.7], True),
+        ([6.0, 7.0], True),
+    ],
+)
+def test_a_loss_that_grows_beyond_guessing_is_divergence(losses: list[float], broken: bool) -> None:
+    history = [Epoch(loss=loss, accuracy=0.1, seconds=1) for loss in losses]
+    if not broken:
+        return _require_sound(history)
+    with pytest.raises(TrainingError, match=r"broke down in epoch 2: the loss grew from .*Use a lower"):
+        _require_sound(history)
+    return None

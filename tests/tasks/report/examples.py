@@ -91,7 +91,7 @@ def _trained(epochs: int, validation: bool) -> Trained:
         weights_digest="f" * 64,
         parameters=407_050,
         history=history,
-        device=Device(kind="cpu", name="a processor"),
+        device=Device(kind="cpu", arithmetic="oneDNN with AVX2", name="a processor"),
         packages={"keras": "3.15.1"},
         finished=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
     )
