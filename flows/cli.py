@@ -45,6 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"retrain: {error}", file=sys.stderr)
         return error.exit_code
+    except MemoryError:
+        if options.debug:
+            raise
+        print(
+            "retrain: memory ran out. Use a machine with more, then run again: what was finished is kept.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("retrain: stopped. Run again: what was finished is kept.", file=sys.stderr)
         return 130

@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.caching.inventory import CHECKPOINTS
 from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.storage import ObjectStore
 from tasks.storage.verified import fetch_sealed, sealed, write
 from tasks.values import Epoch
 
 LOG = logging.getLogger("retrain.train")
-
-ROOT = "checkpoints"
 
 # The newest, and the one before in case it is damaged.
 KEPT = 2
@@ -48,7 +47,7 @@ class Checkpoints:
     """
 
     def __init__(self, store: ObjectStore, training: str) -> None:
-        self._store, self._folder = store, f"{ROOT}/{training}/"
+        self._store, self._folder = store, f"{CHECKPOINTS}{training}/"
 
     def newest(self) -> Checkpoint | None:
         """The newest one that is whole; a damaged one is passed over, and said. Raises StoreError."""

@@ -36,19 +36,33 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def to_bytes(model: Any) -> bytes:
-    """A Keras model as `.keras` bytes, without its optimizer; the same weights give the same bytes."""
+    """A Keras model as `.keras` bytes, without its optimizer; the same weights give the same bytes.
+
+    Raises ModelFileError where there is no room for it in the folder of temporary files.
+    """
     keras = backend.keras()
 
     bare = keras.Sequential.from_config(model.get_config())
     bare.set_weights(model.get_weights())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        bare.save(path)
-        with zipfile.ZipFile(path) as archive:
-            contents = {name: archive.read(name) for name in MEMBERS}
+    try:
+        contents = _saved(bare)
+    except OSError as error:
+        raise ModelFileError(
+            "cannot write the model file",
+            f"{tempfile.gettempdir()}: {error.strerror or error}",
+            "Check the disk's free space, or set TMPDIR to another folder.",
+        ) from error
     metadata = json.loads(contents["metadata.json"])
     contents["metadata.json"] = json.dumps(metadata | {"date_saved": "1980-01-01@00:00:00"}).encode()
     return _zipped(contents)
+
+
+def _saved(model: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in MEMBERS}
 
 
 def load(data: bytes) -> Any:

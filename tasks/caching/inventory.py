@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from tasks.checkpoints import ROOT as CHECKPOINTS
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.storage import ObjectStore
 from tasks.storage.artifacts import OBJECTS, named
@@ -22,6 +21,7 @@ from tasks.storage.objects import Entry
 from tasks.storage.verified import fetch_sealed
 
 RESULTS = "cache/results/"
+CHECKPOINTS = "checkpoints/"
 
 
 class Kept(NamedTuple):
@@ -43,7 +43,7 @@ def kept(store: ObjectStore) -> list[Kept]:
     objects = {entry.key: entry for entry in store.list(OBJECTS)}
     found = [_result(store, entry, objects) for entry in store.list(RESULTS)]
     found += [
-        Kept(entry.key.split("/")[1], "checkpoint", entry.modified, (entry,)) for entry in store.list(f"{CHECKPOINTS}/")
+        Kept(entry.key.split("/")[1], "checkpoint", entry.modified, (entry,)) for entry in store.list(CHECKPOINTS)
     ]
     return sorted(found, key=lambda each: each.made, reverse=True)
 

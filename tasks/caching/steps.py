@@ -29,10 +29,9 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
-from tasks.caching.inventory import is_kept
+from tasks.caching.inventory import CHECKPOINTS, is_kept
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
-from tasks.checkpoints import ROOT as CHECKPOINTS
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.settings import home
 from tasks.storage import Artifacts, open_store
@@ -164,7 +163,7 @@ class Step(Generic[P, V]):
 
     @staticmethod
     def _forget(run: Run, key: str) -> None:
-        for entry in run.store.list(f"{CHECKPOINTS}/{key}/"):
+        for entry in run.store.list(f"{CHECKPOINTS}{key}/"):
             run.store.delete(entry.key)
 
     def key(self, *args: Any, **kwargs: Any) -> str:

@@ -14,8 +14,10 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
+from flows.cli import main
 from flows.retrain import retrain
 from tasks import model_file
+from tasks.caching.inventory import kept
 from tasks.datasets import DATASETS
 from tasks.errors import GateRejected
 from tasks.settings import Data, Gate, Recipe
@@ -83,6 +85,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert (state.name, second.verdict) == ("Unchanged", "already published")
     assert reused(second) == CACHED
     assert mirror.asked == asked, "a cached run asks no mirror"
+    assert not list(store.list("checkpoints/")), "none outlives its training"
     assert list(store.list("models/")) == versions
     assert second.decision == first.decision
 
@@ -171,6 +174,14 @@ def test_damaged_artifacts_are_noticed_said_and_computed_anew(
     assert reused(outcome(job(str(trained_store), mirror))) == CACHED
 
 
+def test_a_cache_that_was_cleared_is_filled_anew(trained_store: Path, mirror: Mirror) -> None:
+    assert main(["cache", "clear", "--older-than", "0", "--yes", "--store", str(trained_store)]) == 0
+    assert not kept(open_store(str(trained_store)))
+    assert main(["verify", "--store", str(trained_store)]) == 0, "what is published stays"
+    found = outcome(job(str(trained_store), mirror))
+    assert (reused(found), found.verdict) == ([], "already published")
+
+
 def test_altered_results_are_not_believed(
     trained_store: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,7 +232,13 @@ def test_the_run_page_shows_tasks_gate_report_and_progress(
         assert run.name == "mnist, 3 epochs, seed 0"
         assert run.state_name == "Published"
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
-        assert {"gate", "report", "download", "train"} <= artifacts.keys()
+        assert {"gate", "report", "download", "train", "steps"} <= artifacts.keys()
+        (steps,) = (
+            one.data for one in client.read_artifacts() if (one.key, str(one.flow_run_id)) == ("steps", second.run)
+        )
+        rows = json.loads(str(steps))
+        assert [row["step"] for row in rows[:3]] == ["download", "preprocess", "train"]
+        assert rows[2]["why"].startswith("reused, computed ")
         assert "| accuracy lower bound |" in str(artifacts["report"].data)
         assert "data:image/png;base64," in str(artifacts["report"].data)
         assert json.loads(str(artifacts["gate"].data))[1]["check"] == "accuracy"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,22 @@ from tests.faults import servers
 DECIDES = {"moto, swap refused": "history", "moto, conditions ignored": "history", "s3rver": "history"}
 
 
-def retrain(store: str) -> dict:  # type: ignore[type-arg]
+def start(store: str, **settings: str) -> subprocess.Popen[str]:
     from prefect.settings import PREFECT_API_URL
 
     command = [sys.executable, "-m", "flows.cli", "run", "--dataset", "digits", "--store", store, "--json"]
-    settings = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=170, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", **settings}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str]) -> dict:  # type: ignore[type-arg]
+    printed, errors = process.communicate(timeout=170)
+    assert process.returncode == 0, errors
+    return json.loads(printed)  # type: ignore[no-any-return]
+
+
+def retrain(store: str) -> dict:  # type: ignore[type-arg]
+    return finished(start(store))
 
 
 @pytest.mark.parametrize("kind", servers.KINDS, ids=lambda kind: kind.name)
@@ -39,3 +48,35 @@ def test_the_job_runs_on_every_kind_of_store(kind: servers.Kind, tmp_path: Path,
         assert champion
         assert registry.verify(champion) == []
         assert [pointer.version for pointer in registry.history()] == registry.versions() == [1]
+
+
+def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: Path, prefect_server: None) -> None:
+    """Each on a machine of its own; at worst both do the work."""
+    both = [start(store_url, RETRAIN_HOME=str(tmp_path / name)) for name in ("one", "two")]
+    first, second = (finished(process) for process in both)
+    assert first["decision"] == second["decision"]
+    registry = Registry(open_store(store_url), "digits")
+    assert registry.versions() == [1]
+    assert registry.verify(1) == registry.verify_succession() == []
+    third = retrain(store_url)
+    assert sum(step["cached"] for step in third["steps"]) == 5
+    assert third["verdict"] == "already published"
+
+
+def test_a_run_that_is_killed_while_it_trains_goes_on(tmp_path: Path, prefect_server: None) -> None:
+    store, whole = open_store(str(tmp_path / "store")), open_store(str(tmp_path / "whole"))
+    process = start(store.url)
+    deadline = time.monotonic() + 120
+    while not list(store.list("checkpoints/")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert list(store.list("checkpoints/"))
+    again = start(store.url)
+    printed, log = again.communicate(timeout=170)
+    assert "train: resumes after epoch" in log
+    assert [step["name"] for step in json.loads(printed)["steps"] if step["cached"]] == ["download", "preprocess"]
+    retrain(whole.url)
+    weights = [Registry(each, "digits").manifest(1).facts["weights_digest"] for each in (store, whole)]
+    assert weights[0] == weights[1]
+    assert not list(store.list("checkpoints/"))

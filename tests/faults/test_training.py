@@ -80,3 +80,39 @@ def test_a_training_that_is_killed_goes_on_elsewhere_and_ends_with_the_same_bits
     assert resumed.returncode == 0, resumed.stderr
     assert f"train: resumes after epoch {resumes} of 5" in resumed.stderr
     assert json.loads(resumed.stdout.splitlines()[-1]) == list(uninterrupted)
+
+
+# Trains once, then again with what is left of a resource that really runs out.
+STARVED = """
+import resource, sys
+from tasks import model_file
+from tasks.errors import RetrainError
+from tasks.train import fit
+from tests.tasks.test_train import RECIPE, examples
+
+fitted = fit(examples(), RECIPE)
+many = examples(60_000)
+try:
+    if sys.argv[1] == "memory":
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000,) * 2)
+        fit(many, RECIPE.model_copy(update={"batch_size": 60_000}))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)
+        model_file.to_bytes(fitted.model)
+except RetrainError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("resource", "line"),
+    [
+        ("memory", "cannot train: memory ran out. Use a smaller --batch-size or a larger machine."),
+        ("disk", "cannot write the model file: {tmp}: File too large. Check the disk's free space, or set TMPDIR"),
+    ],
+)
+def test_memory_or_disk_that_run_out_are_one_clear_line(resource: str, line: str, tmp_path: Path) -> None:
+    done = python(STARVED, resource, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(line.format(tmp=tmp_path))

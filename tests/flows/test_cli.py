@@ -114,8 +114,28 @@ def test_versions_champion_and_show_read_the_store_alone(
     assert "there is no champion of mnist: nothing was published yet" in errors
 
 
+def test_cache_shows_step_age_and_size_and_clears_what_is_old(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", str(digits[0])]
+    assert main(["cache", *where]) == 0
+    *rows, total, copies = capsys.readouterr().out.splitlines()
+    assert {row.split()[0] for row in rows} == {"download", "preprocess", "train", "evaluate", "report"}
+    train = next(row.split() for row in rows if row.startswith("train"))
+    assert int(train[3].replace(",", "")) > 1_600_000
+    assert total.endswith(digits[0].as_uri())
+    assert "objects" in copies
+    assert main(["cache", "clear", *where]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert main(["cache", "clear", "--older-than", "0", "--dry-run", *where]) == 0
+    assert "could be removed" in capsys.readouterr().out
+    assert main(["cache", *where]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [*rows, total]
+
+
 def test_help_and_reading_import_neither_prefect_nor_tensorflow_nor_boto3() -> None:
-    code = "import sys; from flows.cli import main; main(['versions', '--store', '.']); print(sorted(sys.modules))"
+    calls = "main(['versions', '--store', '.']); main(['cache', '--store', '/nowhere'])"
+    code = f"import sys; from flows.cli import main; {calls}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for package in ("prefect", "tensorflow", "keras", "boto3", "sklearn", "scipy", "matplotlib", "jinja2"):
         assert f"'{package}'" not in done.stdout
