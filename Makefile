@@ -16,7 +16,7 @@ run: $(VENV)/run.ok
 test: lint
 	$(VENV)/bin/python -m pytest --ignore tests/faults
 
-# Publishing with servers that fail, processes that are killed, and writers that race; takes about five minutes.
+# Servers that fail, publishers and trainings that are killed, writers and runs that race; takes about six minutes.
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
 
