@@ -25,7 +25,7 @@ from flows import models
 from flows.ahead import import_ahead
 from flows.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
-from tasks.settings import Settings
+from tasks.settings import Settings, StepName
 from tasks.storage import open_store
 from tasks.values import Outcome
 
@@ -101,6 +101,8 @@ def _flow(settings: Settings) -> Outcome:
 
 def _settings(options: argparse.Namespace) -> Settings:
     given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
+    if given.get("refresh") == []:  # the option alone
+        given["refresh"] = get_args(StepName)
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -175,10 +177,16 @@ def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 def _argument(field: FieldInfo) -> dict[str, Any]:
     """An option from a field; its bounds are the field's own, checked when the settings are made."""
     text = (field.description or "").replace("%", "%%")
-    if field.annotation is bool:
-        return {"action": argparse.BooleanOptionalAction, "help": text}
     shown = f"{text} Default: {field.default}." if field.default != () else text
     if get_origin(field.annotation) is tuple:
+        names = get_args(get_args(field.annotation)[0])
+        if names:
+            return {
+                "nargs": "*",
+                "choices": names,
+                "metavar": "STEP",
+                "help": f"{text} One or more of {', '.join(names)}; none: all.",
+            }
         return {"action": "append", "metavar": "URL", "help": text}
     choices = get_args(field.annotation)
     return {"help": shown, "choices": choices} if choices else {"help": shown, "metavar": "VALUE"}

@@ -25,7 +25,7 @@ from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
-from tasks.settings import Data, DeviceChoice, Gate, Recipe, defaults_for
+from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, defaults_for
 from tasks.storage.probe import check
 from tasks.train import train
 from tasks.values import Decision, Outcome, Receipt, Record
@@ -44,7 +44,7 @@ def retrain(
     gate: Gate = Gate(),
     device: DeviceChoice = "auto",
     store: str = "./store",
-    refresh: bool = False,
+    refresh: tuple[StepName, ...] = (),
 ) -> State[Outcome]:
     """Retrain the model and publish it if it passes the gate.
 
@@ -54,7 +54,7 @@ def retrain(
         gate: What a model must reach to be published.
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
         store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
-        refresh: Compute every step anew instead of reusing cached results.
+        refresh: Steps to compute anew instead of reusing their cached results.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
     capabilities = check(run.store)  # a store that cannot be written should not cost a training first

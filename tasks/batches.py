@@ -1,7 +1,7 @@
 """Images and labels as the batches that `model.fit` reads, gathered when they are needed. Called by the train step.
 
-Handing the arrays to `model.fit` copies them several times (1.4 GB more for 600,000 images) and takes a fifth longer. It
-is a `tf.data` pipeline, which Keras reads whatever its backend is.
+Handing the arrays to `model.fit` copies them several times (1.4 GB more for 600,000 images) and takes a fifth longer.
+It is a `tf.data` pipeline, which Keras reads whatever its backend is.
 """
 
 from __future__ import annotations

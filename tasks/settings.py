@@ -19,6 +19,7 @@ T = TypeVar("T", bound=Value)
 
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
+StepName = Literal["download", "preprocess", "train", "evaluate"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,12 +82,14 @@ class Settings(Data, Recipe, Gate, BaseSettings):
     mirror: Annotated[tuple[str, ...], NoDecode] = Field((), description=Data.model_fields["mirror"].description)
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
-    refresh: bool = Field(False, description="Compute every step anew instead of reusing cached results.")
+    refresh: Annotated[tuple[StepName, ...], NoDecode] = Field(
+        (), description="Steps to compute anew instead of reusing their cached results."
+    )
 
-    @field_validator("mirror", mode="before")
+    @field_validator("mirror", "refresh", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """RETRAIN_MIRROR holds addresses separated by spaces."""
+        """RETRAIN_MIRROR and RETRAIN_REFRESH hold words separated by spaces."""
         return tuple(value.split()) if isinstance(value, str) else value
 
     def cards(self) -> tuple[Data, Recipe, Gate]:

@@ -16,7 +16,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -54,7 +54,7 @@ class Run:
     Args:
         id: Names the run's records in the store.
         url: The store, as `open_store` takes it. Raises UsageError or StoreError where it cannot be opened.
-        refresh: Compute every step anew.
+        refresh: The steps to compute anew.
         local: Where to keep verified copies of a remote store's artifacts.
         steps: How each step went, in their order.
         makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
@@ -62,7 +62,7 @@ class Run:
 
     id: str
     url: str
-    refresh: bool = False
+    refresh: Collection[str] = ()
     local: Path = field(default_factory=lambda: home() / "cache")
     steps: list[StepRun] = field(default_factory=list)
     makers: dict[str, Callable[[], object]] = field(default_factory=dict)
@@ -146,9 +146,10 @@ class Step(Generic[P, V]):
 
     def _call(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = self._run(*args, **kwargs)
-        if self._checkpoints and run.refresh:
+        refresh = self.cached and self.name in run.refresh
+        if self._checkpoints and refresh:
             self._forget(run, self.key(*args, **kwargs))
-        task = self._task.with_options(refresh_cache=run.refresh and self.cached)
+        task = self._task.with_options(refresh_cache=refresh)
         # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
         task.result_storage = ResultFiles.of(run.store, run.artifacts)
         start = time.perf_counter()
@@ -222,7 +223,7 @@ def _last(name: str) -> str:
 
 def _why(run: Run, name: str, document: Mapping[str, Any]) -> str:
     """Why a step has to run: against the last time that it ran in this store."""
-    if run.refresh:
+    if name in run.refresh:
         return "a refresh was asked for"
     try:
         last = json.loads(run.store.get(_last(name)).data)

@@ -105,10 +105,17 @@ def test_a_change_reruns_what_depends_on_it_and_says_why(
 
 def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path, mirror: Mirror) -> None:
     first = outcome(job(str(tmp_path), mirror))
-    again = outcome(job(str(tmp_path), mirror, refresh=True))
+    again = outcome(job(str(tmp_path), mirror, refresh=("download", "preprocess", "train", "evaluate")))
     assert reused(again) == []
     assert again.decision == first.decision
     assert again.verdict == "already published", "the same weights are no new version"
+    assert [step.reason for step in again.steps[:4]] == ["a refresh was asked for"] * 4
+
+
+def test_one_step_is_refreshed_alone(trained_store: Path, mirror: Mirror) -> None:
+    again = outcome(job(str(trained_store), mirror, refresh=("evaluate",)))
+    assert set(reused(again)) >= {"download", "preprocess", "train"}
+    assert "evaluate" not in reused(again)
 
 
 def test_a_model_below_the_gate_is_rejected_and_its_report_kept(store_url: str, mirror: Mirror) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli import _parser, _settings, main
 from tasks.settings import Data, Gate, Recipe, Settings
 from tests.mirrors import serving
 
@@ -135,7 +135,7 @@ def test_cache_shows_step_age_and_size_and_clears_what_is_old(
 
 def test_help_and_reading_import_neither_prefect_nor_tensorflow_nor_boto3() -> None:
     calls = "main(['versions', '--store', '.']); main(['cache', '--store', '/nowhere'])"
-    code = f"import sys; from flows.cli import main; {calls}; print(sorted(sys.modules))"
+    code = f"import sys; from flows.cli import _parser, _settings, main; {calls}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for package in ("prefect", "tensorflow", "keras", "boto3", "sklearn", "scipy", "matplotlib", "jinja2"):
         assert f"'{package}'" not in done.stdout
@@ -181,6 +181,19 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(tmp_path: Path
     assert "download" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ()),
+        (["--refresh"], ("download", "preprocess", "train", "evaluate")),
+        (["--refresh", "train"], ("train",)),
+        (["--refresh", "train", "evaluate"], ("train", "evaluate")),
+    ],
+)
+def test_refresh_names_steps_or_means_all(arguments: list[str], expected: tuple[str, ...]) -> None:
+    assert _settings(_parser().parse_args(["run", *arguments])).refresh == expected
+
+
 def test_debug_shows_the_traceback() -> None:
     done = retrain("versions", "--store", "gs://bucket", "--debug")
     assert "Traceback" in done.stderr
@@ -191,6 +204,8 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
     monkeypatch.setenv("RETRAIN_EPOCHS", "7")
     monkeypatch.setenv("RETRAIN_MIRROR", "file:///a https://b/")
     monkeypatch.setenv("RETRAIN_MIN_ACCURACY", "0.5")
+    monkeypatch.setenv("RETRAIN_REFRESH", "train evaluate")
+    assert Settings().refresh == ("train", "evaluate")
     data, recipe, gate = Settings(seed=3).cards()
     assert (data, recipe) == (Data(mirror=("file:///a", "https://b/")), Recipe(epochs=7, seed=3))
     assert gate == Gate(min_accuracy=0.5)

@@ -18,10 +18,11 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
     assert shown.keys() == Settings.model_fields.keys()
     for name, field in shown.items():
         assert field["description"], name
-        assert field["default"] == Settings.model_fields[name].default or name == "mirror"
+        assert field["default"] == Settings.model_fields[name].default or name in {"mirror", "refresh"}
     assert shown["min_accuracy"] | {"minimum": 0, "maximum": 1} == shown["min_accuracy"]
     assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
     assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
+    assert shown["refresh"]["items"]["enum"] == ["download", "preprocess", "train", "evaluate"]  # chips
 
 
 def test_the_job_can_be_read_in_a_minute() -> None:
