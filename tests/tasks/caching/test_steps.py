@@ -91,6 +91,15 @@ def test_a_store_that_loses_everything_at_once_is_not_fed_for_ever(tmp_path: Pat
         run_with(tmp_path, work)
 
 
+def test_a_failure_leaves_nothing_in_the_cache(store_url: str, tmp_path: Path) -> None:
+    def work(run: Run) -> Run:
+        with pytest.raises(ArtifactError):
+            upper(Artifact(sha256="0" * 64, size=1, media_type="text/plain"), run)
+        return run
+
+    assert not list(run_with(tmp_path, work, store_url).store.list(""))
+
+
 def test_progress_is_removed_once_the_result_is_kept(
     store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
