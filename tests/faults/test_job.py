@@ -61,7 +61,9 @@ def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: 
     assert registry.verify_succession() == []
     assert len({registry.manifest(version).facts["weights_digest"] for version in registry.versions()}) == 1
     third = retrain(store_url)
-    assert sum(step["cached"] for step in third["steps"]) == 5
+    # The report tells the seconds of both runs' steps, whichever were kept last; so it may be drawn again.
+    cached = {step["name"] for step in third["steps"] if step["cached"]}
+    assert cached >= {"download", "preprocess", "train", "evaluate"}
     assert third["verdict"] == "already published"
 
 
