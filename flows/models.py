@@ -207,8 +207,7 @@ def _moment(moment: datetime) -> str:
 VERSION: dict[str, Any] = {"type": int, "metavar": "VERSION", "help": "the version's number"}
 
 
-# What each command does, and its own arguments.
-def removing(days: int) -> dict[str, dict[str, Any]]:
+def _removing(days: int) -> dict[str, dict[str, Any]]:
     """The options of what removes: how old, and whether to ask."""
     return {
         "--older-than": {"type": float, "default": float(days), "metavar": "DAYS", "help": f"default: {days}"},
@@ -217,6 +216,7 @@ def removing(days: int) -> dict[str, dict[str, Any]]:
     }
 
 
+# What each command does, and its own arguments.
 COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[str, Any]]]] = [
     (versions, "list the published versions", {}),
     (champion, "tell which version is the champion", {}),
@@ -246,12 +246,12 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
     (
         gc,
         "remove what no manifest names: versions that were never completed, stray files",
-        removing(days=7),
+        _removing(days=7),
     ),
     (
         cache,
         "show what is cached: step, when it was computed, bytes; `cache clear` removes what is old",
-        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | removing(days=30),
+        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | _removing(days=30),
     ),
     (
         doctor,

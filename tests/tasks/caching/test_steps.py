@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,9 +101,7 @@ def test_a_failure_leaves_nothing_in_the_cache(store_url: str, tmp_path: Path) -
     assert not list(run_with(tmp_path, work, store_url).store.list(""))
 
 
-def test_progress_is_removed_once_the_result_is_kept(
-    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_removed_once_the_result_is_kept(store_url: str, tmp_path: Path) -> None:
     store = run_with(tmp_path, lambda run: (long(3, run), run)[1], store_url).store
     assert not list(store.list(CHECKPOINTS))
 
@@ -152,8 +151,6 @@ def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> 
 
 
 def test_an_old_artifact_that_a_young_result_names_stays(tmp_path: Path) -> None:
-    import os
-
     store: Any = run_with(tmp_path, lambda run: (write("text", run), run)[1]).store
     (artifact,) = store.list("cache/objects/")
     yesterday = (datetime.now(UTC) - timedelta(days=1)).timestamp()
