@@ -8,17 +8,21 @@ MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
 
-.PHONY: run test test-faults lint bench lock clean
+.PHONY: run test test-faults test-e2e lint bench lock clean
 
 run: $(VENV)/run.ok
 	@$(VENV)/bin/retrain run --store '$(STORE)' $(if $(MIRROR),--mirror '$(MIRROR)',--or-digits) $(ARGS)
 
 test: lint
-	$(VENV)/bin/python -m pytest --ignore tests/faults
+	$(VENV)/bin/python -m pytest --ignore tests/faults --ignore tests/workers
 
 # Servers that fail, publishers and trainings that are killed, writers and runs that race; takes about six minutes.
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
+
+# A server, two workers and killed processes; takes about fifteen minutes, most of them waiting for a silent machine.
+test-e2e: $(VENV)/dev.ok
+	$(VENV)/bin/python -m pytest tests/workers
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """The command line `retrain`.
 
     retrain run --store s3://models/digits --min-accuracy 0.97
+    retrain up | status | down | deploy
     retrain versions | champion | show V | verify [V] | fetch DIR | rollback | history | gc | cache | doctor
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
@@ -21,8 +22,9 @@ from typing import Any, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from flows import models
+from flows import background, models
 from flows.ahead import import_ahead
+from flows.progress import show_progress
 from flows.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
 from tasks.settings import Settings, StepName
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`retrain run`."""
-    _show_progress()
+    show_progress()
     try:
         outcome = _run(options.settings, options.or_digits)
     except GateRejected as rejection:
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(settings: Settings, or_digits: bool) -> Outcome:
     from flows.server import client_settings, server
 
-    prefect = server()
+    prefect = server(otherwise=background.running())
     client_settings(prefect)
     LOG.info("starting a temporary Prefect server" if prefect.temporary else f"Prefect server {prefect.url}")
     # Beside the server's start.
@@ -95,7 +97,8 @@ def _flow(settings: Settings) -> Outcome:
     from flows.retrain import retrain
 
     data, recipe, gate = settings.cards()
-    state = retrain(data, recipe, gate, settings.device, settings.store, settings.refresh, return_state=True)
+    places = {name: getattr(settings, name) for name in ("device", "train_on", "store", "refresh")}
+    state = retrain(data, recipe, gate, **places, return_state=True)
     return cast(Outcome, state.result())
 
 
@@ -118,16 +121,6 @@ def _copy_report(outcome: Outcome, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "report.json", "report.md"):
         (folder / name).write_bytes(store.get(f"runs/{outcome.run}/{name}").data)
-
-
-def _show_progress() -> None:
-    """What the job logs goes to standard error, one plain line each."""
-    # A stream of its own: TensorFlow's import closes the ordinary one for a moment.
-    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    LOG.setLevel(logging.INFO)
-    LOG.addHandler(handler)
-    LOG.propagate = False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
             reading.add_argument(flag, **kinds)
         _add_fields(reading, ["store"] if command in {models.doctor, models.cache} else ["store", "dataset"])
         reading.set_defaults(command=command)
+    for command, text, arguments, fields in background.COMMANDS:
+        working = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        for flag, kinds in arguments.items():
+            working.add_argument(flag, **kinds)
+        _add_fields(working, fields)
+        working.set_defaults(command=command)
     for command_parser in commands.choices.values():
         command_parser.add_argument(
             "--allow-http", action="store_true", help="talk to an S3 endpoint of another machine without encryption"

@@ -25,7 +25,7 @@ from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
-from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, defaults_for
+from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
 from tasks.train import train
 from tasks.values import Decision, Outcome, Receipt, Record
@@ -43,6 +43,7 @@ def retrain(
     recipe: Recipe = Recipe(),
     gate: Gate = Gate(),
     device: DeviceChoice = "auto",
+    train_on: TrainOn = "here",
     store: str = "./store",
     refresh: tuple[StepName, ...] = (),
 ) -> State[Outcome]:
@@ -53,17 +54,18 @@ def retrain(
         recipe: How to train.
         gate: What a model must reach to be published.
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
+        train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
         store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute anew instead of reusing their cached results.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
     capabilities = check(run.store)  # a store that cannot be written should not cost a training first
-    kind = resolve(device)
+    kind = resolve(device, train_on)
     recipe, gate = defaults_for(data.dataset, recipe, gate)
 
     source = download(data.dataset, data.mirror, run)
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
-    trained = train(prepared.train, prepared.validation, recipe, kind, run)
+    trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
     evaluation = evaluate(trained.model, prepared.test, run)
     decision = judge(evaluation, gate, run)
 

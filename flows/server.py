@@ -21,8 +21,6 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
-import httpx
-
 from tasks.errors import ServerError
 from tasks.settings import home
 
@@ -66,9 +64,13 @@ def configured() -> str | None:
     return str(url) if url else None
 
 
-def server() -> Server:
-    """The server to use; a temporary one starts in the background and is ready after `Server.wait`."""
-    url = configured()
+def server(otherwise: str | None = None) -> Server:
+    """The server to use; a temporary one starts in the background and is ready after `Server.wait`.
+
+    Args:
+        otherwise: The API's address of one to use where none is configured.
+    """
+    url = configured() or otherwise
     if url:
         return Server(url)
     folder = Path(tempfile.mkdtemp(prefix="retrain-"))
@@ -102,7 +104,7 @@ class Server:
     def wait(self) -> None:
         """Return when the server answers. Raises ServerError where it does not."""
         if not self.temporary:
-            if not _answers(self.url):
+            if not answers(self.url):
                 raise ServerError(
                     f"cannot reach the Prefect server {self.url}",
                     "it does not answer",
@@ -112,7 +114,7 @@ class Server:
         assert self._process is not None
         assert self._folder is not None
         deadline = time.monotonic() + PATIENCE
-        while not _answers(self.url):
+        while not answers(self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServerError(
                     "cannot start a temporary Prefect server",
@@ -158,7 +160,10 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a Prefect server answers at this API address."""
+    import httpx
+
     try:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
     except httpx.HTTPError:

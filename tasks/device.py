@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import DeviceError
-from tasks.settings import DeviceChoice
+from tasks.settings import DeviceChoice, TrainOn
 from tasks.values import Device, DeviceKind
 
 LOG = logging.getLogger("retrain.train")
@@ -37,7 +37,8 @@ PATIENCE = 60.0  # seconds
 CPUINFO = Path("/proc/cpuinfo")
 
 # What oneDNN chooses its float32 kernels by, best first. Measured with the recipe: each of these gives other bits, and
-# so does TensorFlow without oneDNN; the number of threads and the later AVX-512 extensions change none.
+# so does TensorFlow without oneDNN; with AVX-512 on both, an Intel and an AMD CPU differed in a loss's last bit. The
+# number of threads and the later AVX-512 extensions change none.
 INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ("AVX-512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, ("AVX512", "AVX10")),
     ("AVX2", {"avx2", "fma"}, ("AVX2",)),
@@ -46,8 +47,14 @@ INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
 )
 
 
-def resolve(choice: DeviceChoice) -> DeviceKind:
-    """The kind of device to train on. Raises DeviceError, within seconds, for `gpu` where there is none."""
+def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
+    """The kind of device to train on. Raises DeviceError, within seconds, for `gpu` where there is none.
+
+    Of another machine nothing can be seen from here: a worker of the pool `gpu` is taken at its word, until `require`
+    looks there. A CPU there has to calculate like the one here.
+    """
+    if train_on == "gpu":
+        return device_kind("cpu" if choice == "cpu" else "gpu")
     if choice == "cpu":
         return device_kind("cpu")
     visible = _visible_gpus()
@@ -65,6 +72,17 @@ def resolve(choice: DeviceChoice) -> DeviceKind:
     )
 
 
+def require(expected: DeviceKind) -> None:
+    """Raise DeviceError where this machine has no such device: before it computes for a run that expects one."""
+    found = resolve(expected.kind)
+    if found != expected:
+        raise DeviceError(
+            f"cannot train on this {found.kind.upper()}",
+            f"it calculates with {found.arithmetic}, the run that waits with {expected.arithmetic}",
+            "Start the worker on a machine like that run's, or train with --device gpu.",
+        )
+
+
 def device_kind(kind: Kind) -> DeviceKind:
     """The kind with the arithmetic of this machine, or of any GPU."""
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
@@ -79,8 +97,16 @@ def describe(device: DeviceKind) -> Device:
 
 def _cpu_arithmetic() -> str:
     machine = platform.machine()
-    if machine != "x86_64":
-        return machine
+    return f"{_kernels() if machine == 'x86_64' else machine} on {_cpu_model()}"
+
+
+def _cpu_model() -> str:
+    """Which CPU it is, as its own registers tell: maker, family and model."""
+    fields = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86, of Arm
+    return "/".join(filter(None, map(_cpu_lines, fields))) or platform.processor() or "an unknown CPU"
+
+
+def _kernels() -> str:
     if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         return "Eigen"
     flags = set(_cpu_lines("flags").split())
@@ -159,4 +185,5 @@ def _cpu_lines(field: str) -> str:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+    entries = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in entries if name.strip() == field), "")

@@ -80,6 +80,14 @@ class TrainingError(RetrainError):
     """Training ended without a usable model."""
 
 
+class DispatchError(RetrainError):
+    """A training that was handed to another machine ended without a result."""
+
+
+class TrainingCrashed(DispatchError):
+    """Its process or its machine died; another try goes on from the last checkpoint."""
+
+
 class ModelFileError(RetrainError):
     """A model file is unsafe or damaged and was not loaded."""
 

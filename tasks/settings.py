@@ -19,6 +19,7 @@ T = TypeVar("T", bound=Value)
 
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
+TrainOn = Literal["here", "gpu"]
 StepName = Literal["download", "preprocess", "train", "evaluate"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -81,6 +82,9 @@ class Settings(Data, Recipe, Gate, BaseSettings):
 
     mirror: Annotated[tuple[str, ...], NoDecode] = Field((), description=Data.model_fields["mirror"].description)
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
+    train_on: TrainOn = Field(
+        "here", description="Which machine trains: here, this run's own; gpu, a worker of the work pool gpu."
+    )
     store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
     refresh: Annotated[tuple[StepName, ...], NoDecode] = Field(
         (), description="Steps to compute anew instead of reusing their cached results."

@@ -24,10 +24,11 @@ from tasks.caching.keys import installed
 from tasks.caching.steps import Run, step
 from tasks.checkpoints import Checkpoint, Checkpoints
 from tasks.device import Kind, describe
+from tasks.dispatch import is_crash, train_on_pool
 from tasks.errors import TrainingError
 from tasks.model_file import to_bytes, weights_digest
 from tasks.page import Progress
-from tasks.settings import Recipe
+from tasks.settings import Recipe, TrainOn
 from tasks.values import Device, DeviceKind, Epoch, Examples, Trained
 
 LOG = logging.getLogger("retrain.train")
@@ -192,13 +193,23 @@ def _deterministic_keras(seed: int) -> Any:
     return keras
 
 
-@step(packages=PACKAGES, checkpoints=True)
-def train(examples: Examples, validation: Examples | None, recipe: Recipe, device: DeviceKind, run: Run) -> Trained:
-    """Train on the prepared examples and keep the model file."""
+@step(
+    packages=PACKAGES,
+    apart=["train_on"],
+    checkpoints=True,
+    elsewhere=train_on_pool,
+    retries=3,
+    retry_delay_seconds=[10, 60, 300],
+    retry_condition_fn=is_crash,
+)
+def train(
+    examples: Examples, validation: Examples | None, recipe: Recipe, device: DeviceKind, train_on: TrainOn, run: Run
+) -> Trained:
+    """Train on the prepared examples and keep the model file; on the machine that `train_on` names."""
     images, watched = _read(examples, run), _read(validation, run) if validation else None
     here = describe(device)
     LOG.info("train: on the %s %s, %s images", here.kind.upper(), here.name, f"{len(images.labels):,}")
-    key = train.key(examples, validation, recipe, device, run)
+    key = train.key(examples, validation, recipe, device, train_on, run)
     with Progress("train", f"Epochs of {recipe.epochs}") as progress:
         fitted = fit(
             images,

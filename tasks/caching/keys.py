@@ -23,9 +23,9 @@ from pydantic import BaseModel
 PROJECT = ("tasks", "flows")
 ROOT = Path(__file__).parents[2]
 
-# Modules whose code cannot change a result: those that run steps and keep results, and those that only declare
-# fields (whose content is in the inputs; a test checks that they declare nothing else).
-PLUMBING = ("tasks.caching", "tasks.storage", "tasks.page")
+# Modules whose code cannot change a result: those that run steps, here or elsewhere, and keep results, and those that
+# only declare fields (whose content is in the inputs; a test checks that they declare nothing else).
+PLUMBING = ("tasks.caching", "tasks.storage", "tasks.page", "tasks.dispatch")
 DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors")
 
 

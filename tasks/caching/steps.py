@@ -29,7 +29,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
-from tasks.caching.inventory import CHECKPOINTS, is_kept
+from tasks.caching.inventory import CHECKPOINTS, is_kept, value_of
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
 from tasks.errors import ArtifactError, KeyMissing
@@ -58,6 +58,8 @@ class Run:
         local: Where to keep verified copies of a remote store's artifacts.
         steps: How each step went, in their order.
         makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
+        resumes: Whether a step that is computed anew goes on from what is kept of its progress: in a run that does
+            one step for another run, which has removed what was older.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Run:
     local: Path = field(default_factory=lambda: home() / "cache")
     steps: list[StepRun] = field(default_factory=list)
     makers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    resumes: bool = False
 
     def __post_init__(self) -> None:
         self.store = open_store(self.url)
@@ -83,6 +86,7 @@ def step(
     apart: Iterable[str] = (),
     cached: bool = True,
     checkpoints: bool = False,
+    elsewhere: Callable[..., bool] | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, V]], Step[P, V]]:
     """Turn a function of values into a step.
@@ -92,6 +96,8 @@ def step(
         apart: Arguments that cannot change the result and stay out of the key.
         cached: False for a step that must run every time.
         checkpoints: True for a step that keeps its progress under its key; it is removed once the result is kept.
+        elsewhere: Called before the function, with its arguments: whether another run did the step meanwhile, and kept
+            its result.
         options: Prefect's own task options (retries, timeout_seconds, tags).
     """
     return partial(
@@ -100,6 +106,7 @@ def step(
         apart={"run", *apart},
         cached=cached,
         checkpoints=checkpoints,
+        elsewhere=elsewhere,
         options=options,
     )
 
@@ -114,10 +121,11 @@ class Step(Generic[P, V]):
         apart: set[str],
         cached: bool,
         checkpoints: bool,
+        elsewhere: Callable[..., bool] | None,
         options: dict[str, Any],
     ) -> None:
         self.name, self.cached, self._checkpoints = function.__name__, cached, checkpoints
-        self._function, self._packages, self._apart = function, packages, apart
+        self._function, self._packages, self._apart, self._elsewhere = function, packages, apart, elsewhere
         self._signature = inspect.signature(function)
         self._value: type[V] = get_type_hints(function)["return"]
 
@@ -147,7 +155,7 @@ class Step(Generic[P, V]):
     def _call(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = self._run(*args, **kwargs)
         refresh = self.cached and self.name in run.refresh
-        if self._checkpoints and refresh:
+        if self._checkpoints and refresh and not run.resumes:
             self._forget(run, self.key(*args, **kwargs))
         task = self._task.with_options(refresh_cache=refresh)
         # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
@@ -183,6 +191,9 @@ class Step(Generic[P, V]):
         why = _why(run, self.name, document) if self.cached else "always runs"
         if self.cached:
             LOG.info("%s: runs, %s", self.name, why)
+        if self._elsewhere and self._elsewhere(*args, **kwargs):
+            content = ResultFiles.of(run.store, run.artifacts).read_path(self.key(*args, **kwargs))
+            return cast(dict[str, Any], value_of(content)) | {"why": why}
         start = time.perf_counter()
         value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)

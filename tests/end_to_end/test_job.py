@@ -43,7 +43,8 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 def job(store: str, mirror: Mirror, recipe: Recipe = RECIPE, gate: Gate = LENIENT, **more: Any) -> State[Outcome]:
     return cast(
-        State[Outcome], retrain(Data(mirror=(mirror.url,)), recipe, gate, "cpu", store, return_state=True, **more)
+        State[Outcome],
+        retrain(Data(mirror=(mirror.url,)), recipe, gate, device="cpu", store=store, return_state=True, **more),
     )
 
 
@@ -220,7 +221,7 @@ def trained_store(_first_store: Path, tmp_path: Path) -> Path:
 def test_a_validation_split_is_watched_and_changes_the_training_set(tmp_path: Path, mirror: Mirror) -> None:
     data = Data(mirror=(mirror.url,), validation_fraction=0.25)
     gate = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
-    state = cast(State[Outcome], retrain(data, RECIPE, gate, "cpu", str(tmp_path), return_state=True))
+    state = cast(State[Outcome], retrain(data, RECIPE, gate, device="cpu", store=str(tmp_path), return_state=True))
     found = outcome(state)
     report = json.loads(open_store(str(tmp_path)).get(f"runs/{found.run}/report.json").data)
     assert report["prepared"]["statistics"]["validation"]["images"] == 160

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tasks import device
-from tasks.device import describe, resolve
+from tasks.device import describe, require, resolve
 from tasks.errors import DeviceError
+from tasks.values import DeviceKind
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_tensorflow_is_not_asked() -> None:
@@ -23,7 +24,14 @@ def test_a_device_has_its_vendors_name() -> None:
     assert "cores" in found.name
 
 
-CPUINFO = "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {}\nmodel name\t: another\n"
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: A CPU
+flags\t\t: {}
+model name\t: another
+"""
 AVX512 = "sse4_1 avx avx2 fma avx512f avx512bw avx512dq avx512vl amx_tile"
 
 
@@ -52,7 +60,18 @@ def test_the_arithmetic_is_what_onednn_chooses(
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
     device.CPUINFO.write_text(CPUINFO.format(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert resolve("cpu").arithmetic == expected
+    assert resolve("cpu").arithmetic == f"{expected} on AuthenticAMD/25/17"
+
+
+def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    require(resolve("cpu"))
+    assert resolve("cpu", "gpu") == resolve("cpu")
+    assert resolve("gpu", "gpu") == resolve("auto", "gpu") == DeviceKind(kind="gpu", arithmetic="tensorflow")
+    with pytest.raises(DeviceError, match=r"no NVIDIA GPU is visible; TensorFlow .* sees \["):
+        require(resolve("gpu", "gpu"))
+    other = DeviceKind(kind="cpu", arithmetic="tensorflow, Eigen on another")
+    with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the run that waits with tensorflow, Eigen on"):
+        require(other)
 
 
 def a_gpu_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

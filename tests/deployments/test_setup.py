@@ -1,0 +1,123 @@
+"""What `retrain deploy` makes of a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL
+
+from deployments import setup
+from tasks.errors import ServerError
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line sets, for the process that deploys."""
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+def test_applying_twice_leaves_one_of_each() -> None:
+    setup.apply("s3://first/store", "cpu")
+    first = everything()
+    setup.apply("s3://models/prod", "auto", "slack-webhook/ops")
+    second = everything()
+    assert first.keys() == second.keys()
+    assert first.keys() == {
+        *("pool cpu", "pool gpu", "retrain/scheduled", "retrain/on-demand", "retrain/ci", "train/gpu"),
+        *("notify/on-rejected", f"automation {setup.AUTOMATION}", "automation on-rejected__automation_1"),
+    }
+    store = {"store": "s3://models/prod"}
+    assert second["retrain/scheduled"].parameters == {**store, "device": "gpu", "train_on": "gpu"}
+    assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "gpu"}
+    assert second["retrain/ci"].parameters == {**store, "device": "cpu", "train_on": "here"}
+    assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
+    pools = {name: found.work_pool_name for name, found in second.items() if "/" in name}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == {"train/gpu"}
+    for name in pools:
+        environment = second[name].job_variables.get("env", {})
+        assert name == "notify/on-rejected" or environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+
+    (schedule,) = second["retrain/scheduled"].schedules
+    assert schedule.active
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 4 * * 1", "Europe/Berlin")
+    limit = second["retrain/scheduled"].global_concurrency_limit
+    assert limit.limit == 1
+    assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
+    assert not second["retrain/on-demand"].schedules
+
+    told = second["automation on-rejected__automation_1"].trigger
+    assert told.expect == {f"prefect.flow-run.{state}" for state in ("Rejected", "Failed", "Crashed")}
+
+
+def test_a_pool_that_is_there_is_left_as_it_is() -> None:
+    with get_client(sync_client=True) as client:
+        setup.create_pools()
+        client.update_work_pool("gpu", WorkPoolUpdate(description="the machine in the cellar", concurrency_limit=2))
+        setup.create_pools()
+        assert client.read_work_pool("gpu").concurrency_limit == 2
+        assert client.read_work_pool("gpu").description == "the machine in the cellar"
+
+
+def test_an_automation_that_agrees_is_not_touched_and_doubles_are_removed() -> None:
+    def last_update() -> str:
+        there = f"{os.environ['PREFECT_API_URL']}/automations/{before.id}"
+        return str(httpx.get(there).json()["updated"])
+
+    setup.watch_heartbeats()
+    before = everything()[f"automation {setup.AUTOMATION}"]
+    made = last_update()
+    setup.watch_heartbeats()
+    assert last_update() == made
+    with get_client(sync_client=True) as client:
+        client.create_automation(AutomationCore.model_validate(before.model_dump()))
+        setup.watch_heartbeats(2 * setup.SILENCE)
+        (left,) = client.read_automations_by_name(setup.AUTOMATION)
+    assert left.trigger.within == 2 * setup.SILENCE  # type: ignore[union-attr]
+
+
+def test_prefects_own_command_does_the_same_for_deployments() -> None:
+    setup.apply("s3://models/prod", "gpu")
+    before = everything()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    subprocess.run(
+        [*command, "--prefect-file", "deployments/prefect.yaml"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "RETRAIN_STORE": "s3://models/prod", "RETRAIN_DEVICE": "gpu"},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    after = everything()
+    assert before.keys() == after.keys()
+    assert all(after[name].parameters == found.parameters for name, found in before.items() if "/" in name)
+
+
+def test_what_cannot_be_deployed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "PREFECT_FILE", tmp_path / "missing.yaml")
+    with pytest.raises(
+        ServerError, match=r"cannot make the deployments: .* For all it says: -m prefect .*missing\.yaml"
+    ):
+        setup.deploy("s3://models/prod", "gpu")
+
+
+def everything() -> dict[str, Any]:
+    """Pools, deployments and automations by their names; a name that is there twice is refused."""
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        found = [(f"pool {pool.name}", pool) for pool in client.read_work_pools() if pool.name in setup.POOLS]
+        found += [(f"{flows[each.flow_id]}/{each.name}", each) for each in client.read_deployments()]  # type: ignore[misc]
+        found += [(f"automation {each.name}", each) for each in client.read_automations()]  # type: ignore[misc]
+    assert len(found) == len(dict(found)), [name for name, _ in found]
+    return dict(found)

@@ -1,0 +1,187 @@
+"""Handing a training to the work pool, on a real server; the test plays the worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Completed, Crashed, Failed, Running
+
+from deployments import setup
+from flows.retrain import retrain
+from tasks import dispatch
+from tasks.caching.steps import Run
+from tasks.dispatch import train_on_pool
+from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
+from tasks.settings import Data, Recipe
+from tasks.train import train
+from tasks.values import Artifact, DeviceKind, Examples
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CPU = DeviceKind(kind="cpu", arithmetic="any")
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    setup.create_pools()
+    with get_client(sync_client=True) as made:
+        yield made
+
+
+@pytest.fixture
+def ready(client: SyncPrefectClient) -> None:
+    """The deployments are there, and the server takes a worker of the pool for alive."""
+    if not client.read_deployments():
+        setup.deploy("s3://models/prod", "cpu")
+    client.send_worker_heartbeat("gpu", "stand-in")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(id="run", url=str(tmp_path))
+
+
+def handed_over(run: Run) -> bool:
+    images, labels = (run.artifacts.put(data, "application/x-npy") for data in (b"images", b"labels"))
+    return train_on_pool(Examples(images=images, labels=labels), None, Recipe(epochs=7), CPU, "gpu", run)
+
+
+def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Thread:
+    """What a worker would do with the next run."""
+
+    def play() -> None:
+        known = {each.id for each in client.read_flow_runs()}
+        while not (new := [each for each in client.read_flow_runs() if each.id not in known]):
+            time.sleep(0.05)
+        assert new[0].name == "7 epochs, seed 0"
+        for state in states:
+            client.set_flow_run_state(new[0].id, state, force=True)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    time.sleep(0.3)
+    return thread
+
+
+def last_run(client: SyncPrefectClient) -> FlowRun:
+    return max(client.read_flow_runs(), key=lambda each: cast(Any, each.created))
+
+
+def test_the_place_of_a_training_is_no_part_of_its_key(run: Run) -> None:
+    examples = Examples(images=run.artifacts.put(b"i", "x"), labels=run.artifacts.put(b"l", "x"))
+    keys = {train.key(examples, None, Recipe(), CPU, place, run) for place in ("here", "gpu")}
+    assert len(keys) == 1
+    assert not train_on_pool(examples, None, Recipe(), CPU, "here", run)
+
+
+def test_without_a_pool_or_a_worker_a_run_fails_in_seconds_and_says_what_to_start(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def message() -> str:
+        state = cast(
+            State[Any],
+            retrain(Data(dataset="digits"), device="cpu", train_on="gpu", store=str(tmp_path), return_state=True),
+        )
+        return str(state.message)
+
+    client.create_work_pool(WorkPoolCreate(name="cellar", type="process"), overwrite=True)
+    monkeypatch.setattr(dispatch, "POOL", "cellar")
+    assert (
+        "cannot train on the work pool cellar: no worker of it is online. "
+        "Start one: prefect worker start --pool cellar --limit 1" in message()
+    )
+    monkeypatch.setattr(dispatch, "POOL", "attic")
+    assert (
+        "cannot train on the work pool attic: the Prefect server has no work pool attic. "
+        "Run `retrain deploy`, or train with --train-on here." in message()
+    )
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_without_the_deployment_is_told_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "DEPLOYMENT", "train/elsewhere")
+    with pytest.raises(DispatchError, match="the Prefect server has no deployment train/elsewhere"):
+        handed_over(run)
+
+
+@pytest.mark.usefixtures("ready")
+def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    thread.join()
+
+    thread = meanwhile(client, Failed(message="cannot train on a GPU: there is none. Buy one."))
+    with pytest.raises(
+        DispatchError, match=r"gpu failed: cannot train on a GPU: there is none\. Buy one\. Its log is that of"
+    ):
+        handed_over(run)
+    thread.join()
+
+    thread = meanwhile(client, Running(), Crashed(message="the power is gone"))
+    with pytest.raises(TrainingCrashed, match=r"the training on the work pool gpu died: the power is gone\. Run again"):
+        handed_over(run)
+    thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_failure_for_want_of_an_artifact_names_the_artifact(client: SyncPrefectClient, run: Run) -> None:
+    lost = Artifact(sha256="0" * 64, size=1, media_type="x")
+    thread = meanwhile(client, Failed(message="an artifact is missing"))
+    with pytest.raises(ArtifactError) as caught:
+        train_on_pool(Examples(images=lost, labels=lost), None, Recipe(epochs=7), CPU, "gpu", run)
+    assert caught.value.sha256 == lost.sha256
+    thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_one_that_takes_too_long_is_cancelled(
+    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_LONGEST_TRAINING", "1")
+    with pytest.raises(DispatchError, match="was ended: it was not done after 1 s"):
+        handed_over(run)
+    assert cast(Any, last_run(client).state).name == "Cancelled"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_that_is_away_for_a_while_costs_nothing(
+    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = dispatch._state
+    failures = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
+
+    def away(*arguments: Any) -> State[Any]:
+        for error in failures:
+            raise error
+        return read(*arguments)
+
+    monkeypatch.setattr(dispatch, "_state", away)
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    thread.join()
+    assert caplog.text.count("the Prefect server is away, the training goes on") == 1
+
+    monkeypatch.setattr(dispatch, "SERVER_AWAY", 0.0)
+    failures = iter([httpx.ConnectError("refused")])
+    with pytest.raises(httpx.ConnectError):
+        handed_over(run)
+    assert cast(Any, last_run(client).state).name == "Cancelled"
+
+
+def test_only_a_crash_is_worth_another_try() -> None:
+    crash: Callable[[BaseException], bool] = lambda error: dispatch.is_crash(None, None, Failed(data=error))  # noqa: E731
+    assert crash(TrainingCrashed("what", "why", "next"))
+    assert not crash(DispatchError("what", "why", "next"))
+    assert not crash(ValueError("a defect"))

@@ -1,0 +1,125 @@
+"""`retrain up` for the tests, and what a person would do in its interface: start a run, look at it, cancel it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tasks.storage import ObjectStore, open_store
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Laptop:
+    """One machine with a home and a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            "RETRAIN_HOME": str(folder / "home"),
+        }
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.store: ObjectStore = open_store(str(folder / "store"))
+
+    def retrain(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line, in this machine's folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=self.folder,
+            env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[2]), **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=170,
+        )
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        """`retrain up`."""
+        return self.retrain("up", "--port", str(self.port), "--store", str(self.folder / "store"))
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """One request to the server."""
+        answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def process(self, name: str) -> psutil.Process:
+        """What `retrain up` has started under this name."""
+        state = json.loads((self.folder / "home/up/state.json").read_text())
+        return psutil.Process(state["processes"][name]["pid"])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL."""
+        process = self.process(name)
+        process.kill()
+        gone(process)
+
+    def run_process(self, pool: str) -> psutil.Process:
+        """The process of the one run that the pool's worker is at."""
+        (found,) = self.process(f"worker {pool}").children()
+        return found
+
+    def start(self, deployment: str, **parameters: object) -> str:
+        """Start a run and return its id."""
+        there = self.api("GET", f"deployments/name/{deployment}")
+        made = self.api("POST", f"deployments/{there['id']}/create_flow_run", {"parameters": parameters})
+        return str(made["id"])
+
+    def run(self, run: str) -> dict[str, Any]:
+        """A run as the server knows it."""
+        return dict(self.api("GET", f"flow_runs/{run}"))
+
+    def ended(self, run: str, timeout: float = 300) -> dict[str, Any]:
+        """The run, once it has ended."""
+        eventually(lambda: self.run(run)["state"]["type"] in FINAL, timeout)
+        return self.run(run)
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """All runs of a deployment, the first one first."""
+        there = self.api("GET", f"deployments/name/{deployment}")["id"]
+        wanted = {"deployments": {"id": {"any_": [there]}}, "sort": "START_TIME_ASC"}
+        return list(self.api("POST", "flow_runs/filter", wanted))
+
+    def log(self, run: str) -> str:
+        """What a run has logged."""
+        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return "\n".join(line["message"] for line in self.api("POST", "logs/filter", wanted))
+
+    def checkpoints(self) -> list[str]:
+        """The keys of all checkpoints."""
+        return [entry.key for entry in self.store.list("checkpoints/")]
+
+
+def eventually(happens: Callable[[], object], timeout: float = 60) -> None:
+    """Wait until something happens."""
+    deadline = time.monotonic() + timeout
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def gone(process: psutil.Process, timeout: float = 60) -> None:
+    """Wait until a process is no more; one that nobody has asked how it ended counts."""
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, timeout)
+
+
+def kill_all(*processes: psutil.Process) -> None:
+    """SIGKILL, at one moment, as a machine that loses its power."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    for process in processes:
+        process.kill()
