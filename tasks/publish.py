@@ -28,10 +28,10 @@ def record(facts: Facts, reports: Reports, run: Run) -> Record:
     files = report_files(reports, run) | {"decision.json": canonical(facts.decision.model_dump(mode="json"))}
     for path, data in files.items():
         run.store.put(f"runs/{run.id}/{path}", data)
-    show_markdown(
-        "report", run.artifacts.get(reports.run_page).decode(), f"{facts.model}: {accuracy_line(facts.decision)}"
-    )
-    return Record(report=run.store.address(f"runs/{run.id}/report.html"))
+    address = run.store.address(f"runs/{run.id}/report.html")
+    page = f"The whole report: `{address}`\n\n{run.artifacts.get(reports.run_page).decode()}"
+    show_markdown("report", page, f"{facts.model}: {accuracy_line(facts.decision)}")
+    return Record(report=address)
 
 
 @step(cached=False, retries=2, retry_delay_seconds=5)
