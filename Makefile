@@ -44,7 +44,8 @@ $(VENV)/dev.ok: requirements-dev.lock $(VENV)/run.ok
 	@touch $@
 
 # Versions and hashes, no addresses. Needs uv. The later ones agree with the first; the last one goes on top of either.
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+# Extras stay: without them pip takes `sqlalchemy[asyncio]` for another package, which no line pins.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --no-strip-extras
 lock:
 	$(COMPILE) --extra cpu pyproject.toml --output-file requirements.lock
 	$(COMPILE) --extra gpu --constraint requirements.lock pyproject.toml --output-file requirements-gpu.lock
