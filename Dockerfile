@@ -54,10 +54,10 @@ ENV PATH=/app/bin:/opt/retrain/bin:$PATH \
     RETRAIN_STORE=/data/store \
     RETRAIN_REVISION=${REVISION} \
     PREFECT_HOME=/data/prefect \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/data/ui \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /app
-VOLUME /data
 # No HEALTHCHECK: what healthy means depends on the role, and deployments/compose.yaml says it for each.
 CMD ["prefect", "worker", "start", "--pool", "cpu"]
