@@ -14,7 +14,7 @@ import prefect.settings
 import pytest
 import yaml
 
-from flows import models
+from flows import background, models
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -48,6 +48,9 @@ def test_a_secret_comes_from_outside_and_must_be_there(service: dict[str, Any]) 
 def test_the_example_names_each_secret_and_gives_none_away() -> None:
     lines = (DEPLOYMENTS / ".env.example").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert given.pop("COMPOSE_PROFILES") in {
+        profile for service in SERVICES.values() for profile in service.get("profiles", [])
+    }
     assert given.keys() == set(REQUIRED.findall((DEPLOYMENTS / "compose.yaml").read_text()))
     assert not any(given.values())
 
@@ -72,7 +75,7 @@ def test_prefect_knows_the_command_and_its_options(name: str) -> None:
 
 
 def test_retrain_knows_the_command() -> None:
-    commands = {function.__name__ for function, _, _ in models.COMMANDS} | {"run", "deploy"}
+    commands = {function.__name__ for function, *_ in background.COMMANDS + models.COMMANDS} | {"run"}
     asked = [service["command"] for service in SERVICES.values() if service.get("command", [""])[0] == "retrain"]
     assert [words for words in asked if words[1] not in commands] == []
 
