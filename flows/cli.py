@@ -6,7 +6,7 @@
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
-results to standard output. Prefect is imported by `run` alone, TensorFlow by the steps that need it.
+results to standard output. Prefect is imported by `run`, `up` and `deploy` alone, TensorFlow by the steps that need it.
 """
 
 from __future__ import annotations
