@@ -29,7 +29,7 @@ from tests.operating.record import SEEDS
 
 JSON, MARKDOWN = (Path(__file__).with_name(f"characteristics.{kind}") for kind in ("json", "md"))
 
-MAX_REGRESSION = 0.002
+MAX_REGRESSION = Gate().max_regression
 MARGINS = (0.0, 0.001, 0.002, 0.003, 0.004, 0.005)
 LOSSES = (0.0, 0.003, 0.005, 0.010)
 IMAGES = 10_000
