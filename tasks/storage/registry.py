@@ -151,6 +151,8 @@ class Registry:
         """
         if reserved := [path for path in files if OWN.fullmatch(path)]:
             raise ValueError(f"reserved file names: {reserved}")
+        if after != ANYONE:  # most who lose a race have lost it by now, and leave no trace
+            self._succession.require(after, None, self.capabilities)
         digests = {path: sha256(data) for path, data in files.items()}
         content = identity(digests)
         version, names = self._claim(content)
@@ -171,7 +173,7 @@ class Registry:
 
     def _crown(self, manifest: Manifest, reason: str, after: str | None, *, new: bool) -> Pointer:
         """Seal a version whose files are there, and make it the champion."""
-        if after != ANYONE:  # looked at before anybody can see the version, and again when the pointer moves
+        if after != ANYONE:  # before anybody can see the version
             self._succession.require(after, manifest.version, self.capabilities)
         if new or not self._sealed(manifest.version, manifest.identity):
             self._seal(manifest)

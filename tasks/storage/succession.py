@@ -70,8 +70,8 @@ class Succession:
                 found.append(error)
         return found
 
-    def require(self, after: str | None, version: int, capabilities: Capabilities) -> None:
-        """Raise ChampionMoved where `crown` would."""
+    def require(self, after: str | None, version: int | None, capabilities: Capabilities) -> None:
+        """Raise ChampionMoved where `crown` would; without a version, where it would for a new one."""
         pointer, _ = self._pointer(mend=capabilities.decides == "history")
         self._require(after, version, self._newest(pointer, past := self._past()), past)
 
@@ -132,13 +132,15 @@ class Succession:
             "Run again: the version is complete and only the pointer has to move.",
         )
 
-    def _require(self, after: str | None, version: int, current: Pointer | None, past: Mapping[str, Rank]) -> None:
+    def _require(
+        self, after: str | None, version: int | None, current: Pointer | None, past: Mapping[str, Rank]
+    ) -> None:
         """Raise ChampionMoved unless the champion is the one to succeed, or the version was champion itself."""
         found = current.publish_id if current else None
         if after in {ANYONE, found} or (current and version in _versions(current, past)):
             return
-        who = f"version {current.version}" if current else "none"
-        raise ChampionMoved(f"cannot make version {version} the champion", f"{who} is, by now", "Run again.")
+        who = f"version {current.version} is" if current else "there is none"
+        raise ChampionMoved("cannot replace the champion", f"{who} by now", "Run again.")
 
     def _take(self, mine: Pointer, past: Mapping[str, Rank]) -> bool:
         """Enter the history alone, where no condition can hold back a writer that was judged against the same champion.
