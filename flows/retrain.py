@@ -25,10 +25,11 @@ from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
+from tasks.rivals import as_published, meet
 from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
 from tasks.train import train
-from tasks.values import Decision, Outcome, Receipt, Record
+from tasks.values import Decision, Outcome, Receipt, Record, Rivals
 
 
 def _name() -> str:
@@ -46,6 +47,7 @@ def retrain(
     train_on: TrainOn = "here",
     store: str = "./store",
     refresh: tuple[StepName, ...] = (),
+    force_publish: str = "",
 ) -> State[Outcome]:
     """Retrain the model and publish it if it passes the gate.
 
@@ -57,6 +59,7 @@ def retrain(
         train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
         store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute anew instead of reusing their cached results.
+        force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
     capabilities = check(run.store)  # a store that cannot be written should not cost a training first
@@ -67,21 +70,33 @@ def retrain(
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
     trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
     evaluation = evaluate(trained.model, prepared.test, run)
-    decision = judge(evaluation, gate, run)
+    origin = provenance(source.source, run.seconds)
 
-    facts = Facts(
-        prepared=prepared,
-        recipe=recipe,
-        trained=trained,
-        evaluation=evaluation,
-        decision=decision,
-        provenance=provenance(source.source, run.seconds),
-    )
-    reports = report(facts, run)
-    recorded = record(facts, reports, run)
-    if decision.verdict == "reject":
-        return rejected(decision, recorded, run)
-    return published(decision, publish(facts, reports, capabilities, run), recorded, run)
+    receipt = None
+    while receipt is None:  # once, unless another run changes the champion between its judgement and its publish
+        rivals = meet(prepared, trained, capabilities, run)
+        decision = judge(evaluation, rivals, gate, force_publish, run)
+        facts = Facts(
+            prepared=prepared,
+            recipe=recipe,
+            trained=trained,
+            evaluation=evaluation,
+            decision=decision,
+            provenance=origin,
+        )
+        reports = report(as_published(facts, rivals), run)
+        recorded = record(facts, reports, run)
+        if decision.verdict != "publish":
+            return nothing_published(decision, rivals, recorded, run)
+        receipt = publish(facts, reports, rivals, capabilities, run).receipt
+    return published(decision, receipt, recorded, run)
+
+
+def nothing_published(decision: Decision, rivals: Rivals, recorded: Record, run: Run) -> State[Outcome]:
+    """A final state for weights that are published already, or for a rejected model."""
+    if decision.verdict == "no change" and rivals.same:
+        return published(decision, rivals.same, recorded, run)
+    return rejected(decision, recorded, run)
 
 
 def rejected(decision: Decision, recorded: Record, run: Run) -> State[Outcome]:
@@ -94,7 +109,8 @@ def rejected(decision: Decision, recorded: Record, run: Run) -> State[Outcome]:
 def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) -> State[Outcome]:
     """A final state that names the version."""
     outcome = _outcome("published" if receipt.new else "already published", decision, receipt, recorded, run)
-    message = f"{receipt.model} version {receipt.version}, {accuracy_line(decision)}. Report: {recorded.report}"
+    said = f"{verdict_line(decision)}. " if decision.override else ""
+    message = f"{receipt.model} version {receipt.version}, {said}{accuracy_line(decision)}. Report: {recorded.report}"
     return Completed(name="Published" if receipt.new else "Unchanged", message=message, data=outcome)
 
 

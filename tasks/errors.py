@@ -60,6 +60,10 @@ class RegistryError(RetrainError):
     """A published version is missing, incomplete or damaged."""
 
 
+class ChampionMoved(RegistryError):
+    """Another version became champion after the decision that a publish is based on."""
+
+
 class DownloadError(RetrainError):
     """No mirror delivered the data set."""
 

@@ -40,7 +40,8 @@ def _shown(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8
     evaluation, decision = facts.evaluation, facts.decision
     return {
         "facts": facts,
-        "passed": decision.verdict == "publish",
+        "passed": all(check.passed for check in decision.checks),
+        "badge": words.badge(decision),
         "percent": words.percent,
         "sureness": words.sureness,
         "interval": words.interval(decision),

@@ -41,24 +41,46 @@ def accuracy_line(decision: Decision) -> str:
 
 
 def verdict_line(decision: Decision) -> str:
-    """The verdict, and every check that failed."""
-    failed = [check.name for check in decision.checks if not check.passed]
-    return f"Rejected by the gate: {', '.join(failed)}" if failed else "Passed the gate"
+    """The verdict, and every check that failed; who published a model that was rejected, and why."""
+    failed = ", ".join(check.name for check in decision.checks if not check.passed)
+    if decision.override:
+        return f"Rejected by the gate: {failed}. {_overridden(decision)}"
+    if failed:
+        return f"Rejected by the gate: {failed}"
+    return "Passed the gate" if decision.verdict == "publish" else f"No change: {decision.remark}"
+
+
+def badge(decision: Decision) -> str:
+    """The verdict in the fewest words."""
+    if decision.override:
+        return "Rejected by the gate, published by override"
+    return verdict_line(decision).partition(":")[0]
 
 
 def headline(decision: Decision) -> str:
-    """The one sentence to read: what failed, or which check was the closest call."""
+    """The one sentence to read: what failed, or which check was the closest call; then what else there is to say."""
     failed = [check for check in decision.checks if not check.passed]
     if failed:
-        text = "; ".join(map(_measured, failed))
-        return f"{text[:1].upper()}{text[1:]}."
-    shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
-    closest = min(shares, key=lambda check: check.margin)
-    return f"Every check holds. The closest call: {_measured(closest)}."
+        said = ["; ".join(map(_measured, failed))]
+    else:
+        shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
+        closest = min(shares, key=lambda check: check.margin)
+        said = ["every check holds", f"the closest call: {_measured(closest)}"]
+    said += [text for text in (decision.remark, _overridden(decision)) if text]
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+
+
+def _overridden(decision: Decision) -> str:
+    return f"Published all the same by {decision.override.by}: {decision.override.reason}" if decision.override else ""
 
 
 def _measured(check: Check) -> str:
-    return f"{check.name} is {number(check.value, check.limit)} and needs {number(check.limit, check.limit)}"
+    value, limit = number(check.value, check.limit), number(check.limit, check.limit)
+    if not check.loss:
+        return f"{check.name} is {value} and needs {limit}"
+    if check.value < -1:
+        return f"{check.name} is unknown, as it {check.sentence}"
+    return f"{check.name} is at least {_loss(check.value)}, allowed {_loss(check.limit)}"
 
 
 def gate_rows(decision: Decision) -> list[dict[str, str]]:
@@ -67,14 +89,23 @@ def gate_rows(decision: Decision) -> list[dict[str, str]]:
 
 
 def _gate_row(check: Check) -> dict[str, str]:
+    needs = f"≤ {_loss(check.limit)}" if check.loss else f"≥ {number(check.limit, check.limit)}"
     return {
         "check": check.name,
-        "value": number(check.value, check.limit),
-        "needs": f"≥ {number(check.limit, check.limit)}",
+        "value": _loss(check.value) if check.loss else number(check.value, check.limit),
+        "needs": needs,
         "margin": f"{'+' if check.margin >= 0 else '−'}{number(abs(check.margin), check.limit)}",
         "result": "pass" if check.passed else "FAIL",
         "because": check.sentence,
     }
+
+
+def _loss(negated: float) -> str:
+    """A loss of accuracy as a person reads it; below no possible one, it is unknown."""
+    if negated < -1:
+        return "unknown"
+    text = number(abs(negated))
+    return f"−{text}" if negated > 0 and text.strip("0.") else text
 
 
 def duration(seconds: float) -> str:

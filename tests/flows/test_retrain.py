@@ -15,6 +15,8 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
         assert shown.pop(card)
         assert schema["definitions"][card.capitalize()]["description"]
         shown |= schema["definitions"][card.capitalize()]["properties"]
+    forced = shown.pop("force_publish")
+    assert (bool(forced["description"]), forced["default"]) == (True, "")  # no setting: it has to be said each time
     assert shown.keys() == Settings.model_fields.keys()
     for name, field in shown.items():
         assert field["description"], name
