@@ -18,6 +18,7 @@ from tasks.download import download
 from tasks.errors import GateRejected
 from tasks.evaluate import evaluate
 from tasks.judge import judge
+from tasks.load_back import loaded_back
 from tasks.page import show_table
 from tasks.preprocess import preprocess
 from tasks.provenance import provenance
@@ -67,7 +68,8 @@ def retrain(
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
     trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
     evaluation = evaluate(trained.model, prepared.test, run)
-    decision = judge(evaluation, gate, run)
+    loaded = loaded_back(trained.model, prepared.test, evaluation.predictions, run)
+    decision = judge(evaluation, gate, loaded, run)
 
     facts = Facts(
         prepared=prepared,

@@ -92,6 +92,10 @@ class ModelFileError(RetrainError):
     """A model file is unsafe or damaged and was not loaded."""
 
 
+class LoadBackError(RetrainError):
+    """A fresh process could not predict with the model file."""
+
+
 class ServerError(RetrainError):
     """No Prefect server answers, and none could be started."""
 

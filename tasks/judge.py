@@ -14,7 +14,7 @@ from tasks.caching.steps import Run, step
 from tasks.page import show_table
 from tasks.report.words import gate_rows
 from tasks.settings import Gate
-from tasks.values import Check, Decision, Evaluation
+from tasks.values import Check, Decision, Evaluation, LoadBack
 
 LOG = logging.getLogger("retrain.judge")
 
@@ -41,18 +41,20 @@ def wilson(correct: int, images: int, z: float) -> tuple[float, float]:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
-def decide(evaluation: Evaluation, gate: Gate) -> Decision:
+def decide(evaluation: Evaluation, gate: Gate, loaded: LoadBack) -> Decision:
     """Judge a candidate by its evaluation.
 
     Args:
         evaluation: What was measured on the test set.
         gate: The limits.
+        loaded: What the file to be published predicts in a fresh process.
     """
     checks = (
         _sound(evaluation),
         _accuracy(evaluation, gate.min_accuracy),
         _lower_bound(evaluation, gate.min_accuracy_lower_bound),
         _weakest_class(evaluation, gate.min_class_recall),
+        _loaded_back(loaded, evaluation.images),
     )
     return Decision(
         verdict="publish" if all(check.passed for check in checks) else "reject",
@@ -129,10 +131,21 @@ def _weakest_class(evaluation: Evaluation, limit: float) -> Check:
     return _check("lowest class recall", weakest.recall, limit, sentence)
 
 
+def _loaded_back(loaded: LoadBack, images: int) -> Check:
+    name = "loaded back"
+    if loaded.failure:
+        return _check(name, 0.0, 1.0, f"the file to be published: {loaded.failure}")
+    if not 0 <= loaded.same <= loaded.images == images:
+        return _check(name, 0.0, 1.0, f"{loaded.images:,} images were predicted, {images:,} evaluated")
+    apart = f"to within {loaded.largest_difference:.1g}" if loaded.largest_difference else "bit for bit"
+    sentence = f"a fresh process predicts the same for {loaded.same:,} of {images:,} test images, {apart}"
+    return _check(name, loaded.same / max(images, 1), 1.0, sentence)
+
+
 @step(cached=False)
-def judge(evaluation: Evaluation, gate: Gate, run: Run) -> Decision:
+def judge(evaluation: Evaluation, gate: Gate, loaded: LoadBack, run: Run) -> Decision:
     """Judge the candidate and show the gate's rows on the run's page."""
-    decision = decide(evaluation, gate)
+    decision = decide(evaluation, gate, loaded)
     show_table("gate", gate_rows(decision), f"The gate says: {decision.verdict}")
     for check in decision.checks:
         LOG.info("judge: %s %s: %s", "pass" if check.passed else "FAIL", check.name, check.sentence)

@@ -14,7 +14,7 @@ from tasks.values import Decision, Evaluation, Prepared, Provenance, Statistics,
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-STEPS = ("download", "preprocess", "train", "evaluate")
+STEPS = ("download", "preprocess", "train", "evaluate", "load_back")
 
 
 class Facts(Value):

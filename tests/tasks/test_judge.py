@@ -7,9 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tasks.judge import ONE_SIDED, TWO_SIDED, decide, wilson
+from tasks import judge
+from tasks.judge import ONE_SIDED, TWO_SIDED, wilson
 from tasks.settings import Gate
-from tasks.values import Artifact, ClassScore, Decision, Evaluation
+from tasks.values import Artifact, ClassScore, Decision, Evaluation, LoadBack
 
 CLASSES = 10
 
@@ -42,6 +43,12 @@ def diagonal(right: int = 980, wrong: int = 20) -> Confusion:
     return tuple(map(tuple, rows))
 
 
+def decide(evaluation: Evaluation, gate: Gate, **loaded: object) -> Decision:
+    """The decision on a model that was loaded back well, but for what is said."""
+    same = LoadBack(images=evaluation.images, same=evaluation.images)
+    return judge.decide(evaluation, gate, same.model_copy(update=loaded))
+
+
 def failed(decision: Decision) -> set[str]:
     return {check.name for check in decision.checks if not check.passed}
 
@@ -65,6 +72,7 @@ def test_a_good_model_passes_and_every_row_says_why() -> None:
         "accuracy",
         "accuracy lower bound",
         "lowest class recall",
+        "loaded back",
     ]
     assert "9,800 of 10,000" in decision.checks[1].sentence
 
@@ -124,6 +132,23 @@ NAN = math.nan
 def test_what_is_missing_or_contradicts_itself_is_rejected(broken: Evaluation) -> None:
     nothing_asked = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
     assert decide(broken, nothing_asked).verdict == "reject"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        ({"same": 9_999, "largest_difference": 0.5}, "the same for 9,999 of 10,000 test images, to within 0.5"),
+        ({"failure": "the process was killed by SIGKILL"}, "the file to be published: the process was killed by"),
+        ({"images": 9_999, "same": 9_999}, "9,999 images were predicted, 10,000 evaluated"),
+        ({"same": 10_001}, "10,000 images were predicted"),
+        ({"same": -1}, "10,000 images were predicted"),
+        ({"images": 0, "same": 0}, "0 images were predicted"),
+    ],
+)
+def test_a_file_that_was_not_loaded_back_the_same_is_rejected(loaded: dict[str, object], why: str) -> None:
+    decision = decide(evaluation(diagonal()), Gate(), **loaded)
+    assert failed(decision) == {"loaded back"}
+    assert why in decision.checks[-1].sentence
 
 
 matrices = st.lists(st.lists(st.integers(0, 400), min_size=4, max_size=4), min_size=4, max_size=4)

@@ -13,7 +13,7 @@ from tasks.judge import decide
 from tasks.report import Rendered, render
 from tasks.report.facts import Facts
 from tasks.settings import Gate, Recipe
-from tasks.values import Artifact, Device, Epoch, Examples, Prepared, Provenance, Statistics, Trained
+from tasks.values import Artifact, Device, Epoch, Examples, LoadBack, Prepared, Provenance, Statistics, Trained
 
 CLASSES = 10
 EMPTY = Artifact(sha256="0" * 64, size=0, media_type="application/x-npy")
@@ -56,7 +56,11 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
         recipe=Recipe(epochs=epochs),
         trained=_trained(epochs, validation),
         evaluation=evaluation,
-        decision=decide(evaluation, Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)),
+        decision=decide(
+            evaluation,
+            Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5),
+            LoadBack(images=len(labels), same=len(labels)),
+        ),
         provenance=Provenance(
             code="abc123",
             python="3.11.7",
