@@ -17,6 +17,7 @@ from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
 from tasks.evaluate import evaluate
+from tasks.export import exported
 from tasks.judge import judge
 from tasks.load_back import loaded_back
 from tasks.page import show_table
@@ -70,6 +71,7 @@ def retrain(
     evaluation = evaluate(trained.model, prepared.test, run)
     loaded = loaded_back(trained.model, prepared.test, evaluation.predictions, run)
     decision = judge(evaluation, gate, loaded, run)
+    portable = exported(trained.model, prepared.test, evaluation.predictions, run)
 
     facts = Facts(
         prepared=prepared,
@@ -78,6 +80,7 @@ def retrain(
         evaluation=evaluation,
         decision=decision,
         provenance=provenance(source.source, run.seconds),
+        exported=portable,
     )
     reports = report(facts, run)
     recorded = record(facts, reports, run)

@@ -96,6 +96,10 @@ class LoadBackError(RetrainError):
     """A fresh process could not predict with the model file."""
 
 
+class ExportError(RetrainError):
+    """The model cannot be written as ONNX, or not so that it predicts the same."""
+
+
 class ServerError(RetrainError):
     """No Prefect server answers, and none could be started."""
 

@@ -46,6 +46,8 @@ def publish(facts: Facts, reports: Reports, capabilities: Capabilities, run: Run
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
     }
+    if facts.exported.file:
+        files["model.onnx"] = run.artifacts.get(facts.exported.file)
     receipt = registry.publish(files, manifest_facts(facts), accuracy_line(facts.decision))
     LOG.info("publish: %s version %d, the champion is version %d", facts.model, receipt.version, receipt.champion)
     return receipt
@@ -75,5 +77,6 @@ def manifest_facts(facts: Facts) -> dict[str, Any]:
         "device": facts.trained.device.model_dump(mode="json"),
         "provenance": facts.provenance.model_dump(mode="json"),
         "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
+        "onnx": facts.exported.model_dump(mode="json"),
         "decision": facts.decision.model_dump(mode="json"),
     }

@@ -150,6 +150,14 @@ class LoadBack(Value):
     failure: str = ""
 
 
+class Export(Value):
+    """model.onnx, which onnxruntime was seen to predict the same with, or why it is left out."""
+
+    file: Artifact | None = None
+    largest_difference: float = 0.0
+    left_out: str = ""
+
+
 class Check(Value):
     """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left."""
 

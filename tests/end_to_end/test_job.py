@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 
 from flows.cli import main
 from flows.retrain import retrain
-from tasks import load_back, model_file
+from tasks import export, load_back, model_file
 from tasks.caching.inventory import kept
 from tasks.datasets import DATASETS
 from tasks.errors import GateRejected
@@ -29,7 +29,7 @@ from tests.tasks.test_load_back import impostor
 CONTENTS = small_mnist()
 RECIPE = Recipe(epochs=3, batch_size=32)
 LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2)
-CACHED = ["download", "preprocess", "train", "evaluate", "load_back", "report"]
+CACHED = ["download", "preprocess", "train", "evaluate", "load_back", "export", "report"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -70,6 +70,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     registry = Registry(store, "mnist")
     assert {file.path for file in registry.manifest(1).files} == {
         "model.keras",
+        "model.onnx",
         "predictions.npz",
         "report.html",
         "report.json",
@@ -103,7 +104,7 @@ def test_a_change_reruns_what_depends_on_it_and_says_why(
     assert changed.receipt
     assert (changed.receipt.version, changed.receipt.champion) == (2, 2)
     stricter = outcome(job(str(tmp_path), mirror, gate=LENIENT.model_copy(update={"min_class_recall": 0.21})))
-    assert reused(stricter) == ["download", "preprocess", "train", "evaluate", "load_back"]
+    assert reused(stricter) == ["download", "preprocess", "train", "evaluate", "load_back", "export"]
 
 
 def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path, mirror: Mirror) -> None:
@@ -112,7 +113,7 @@ def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path,
     assert reused(again) == []
     assert again.decision == first.decision
     assert again.verdict == "already published", "the same weights are no new version"
-    assert [step.reason for step in again.steps[:5]] == ["a refresh was asked for"] * 5
+    assert [step.reason for step in again.steps if step.name in get_args(StepName)] == ["a refresh was asked for"] * 6
 
 
 def test_one_step_is_refreshed_alone(trained_store: Path, mirror: Mirror) -> None:
@@ -154,6 +155,20 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
     assert again.verdict == "published"
     assert "load_back" not in reused(again)
     assert again.decision.checks[-1].sentence.endswith("test images, bit for bit")
+
+
+def test_an_export_that_predicts_something_else_is_left_out_loudly(
+    trained_store: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    found = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
+    assert found.verdict == "published"
+    why = "it predicts 300 of 300 test images differently"
+    assert f"model.onnx is left out: {why}" in caplog.text
+    registry = Registry(open_store(str(trained_store)), "mnist")
+    assert "model.onnx" not in {file.path for file in registry.manifest(2).files}
+    assert registry.manifest(2).facts["onnx"] == {"file": None, "largest_difference": 0.0, "left_out": why}
+    assert f"**model.onnx**: left out: {why}".encode() in registry.read(2, "report.md")
 
 
 def test_a_second_machine_with_an_empty_disk_reuses_the_results(
@@ -221,7 +236,7 @@ def test_altered_results_are_not_believed(
         store.put(entry.key, re.sub(rb"(accuracy[^0-9]*0\.)\d", rb"\g<1>1", data))
         assert store.get(entry.key).data != data
     healed = outcome(job(str(trained_store), mirror))
-    assert reused(healed) == ["download", "preprocess", "train", "load_back"], "the predictions are the same"
+    assert reused(healed) == ["download", "preprocess", "train", "load_back", "export"], "the predictions are the same"
     assert "evaluate: its cached result cannot be used and is computed anew" in caplog.text
 
 
