@@ -17,7 +17,9 @@ from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
 from tasks.evaluate import evaluate
+from tasks.export import exported
 from tasks.judge import judge
+from tasks.load_back import loaded_back
 from tasks.page import show_table
 from tasks.preprocess import preprocess
 from tasks.provenance import provenance
@@ -70,12 +72,14 @@ def retrain(
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
     trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
     evaluation = evaluate(trained.model, prepared.test, run)
+    loaded = loaded_back(trained.model, prepared.test, evaluation.predictions, run)
+    portable = exported(trained.model, prepared.test, evaluation.predictions, run)
     origin = provenance(source.source, run.seconds)
 
     receipt = None
     while receipt is None:  # once, unless another run changes the champion between its judgement and its publish
         rivals = meet(prepared, trained, capabilities, run)
-        decision = judge(evaluation, rivals, gate, force_publish, run)
+        decision = judge(evaluation, loaded, rivals, gate, force_publish, run)
         facts = Facts(
             prepared=prepared,
             recipe=recipe,
@@ -83,6 +87,7 @@ def retrain(
             evaluation=evaluation,
             decision=decision,
             provenance=origin,
+            exported=portable,
         )
         reports = report(as_published(facts, rivals), run)
         recorded = record(facts, reports, run)

@@ -96,6 +96,14 @@ class ModelFileError(RetrainError):
     """A model file is unsafe or damaged and was not loaded."""
 
 
+class LoadBackError(RetrainError):
+    """A fresh process could not predict with the model file."""
+
+
+class ExportError(RetrainError):
+    """The model cannot be written as ONNX, or not so that it predicts the same."""
+
+
 class ServerError(RetrainError):
     """No Prefect server answers, and none could be started."""
 

@@ -10,26 +10,12 @@ import logging
 
 import numpy as np
 
-from tasks import model_file
-from tasks.arrays import Bytes, Probabilities, from_npy, scale, to_npz
+from tasks.arrays import Bytes, Probabilities, from_npy, to_npz
 from tasks.caching.steps import Run, step
-from tasks.errors import TrainingError
+from tasks.predictions import predict
 from tasks.values import Artifact, ClassScore, Evaluation, Examples
 
 LOG = logging.getLogger("retrain.evaluate")
-
-
-def predict(model: bytes, images: Bytes) -> Probabilities:
-    """The model's probabilities, float32 (n, classes), for uint8 images (n, 784).
-
-    Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
-    """
-    found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
-    if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
-        raise TrainingError(
-            "cannot evaluate the model", "its outputs are no probabilities", "Use a lower --learning-rate."
-        )
-    return found
 
 
 def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:

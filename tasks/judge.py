@@ -25,7 +25,7 @@ from tasks.page import show_table
 from tasks.paired import count, loss_bounds, mcnemar
 from tasks.report.words import gate_rows, verdict_line
 from tasks.settings import Gate
-from tasks.values import Artifact, Check, Decision, Evaluation, Override, Rival, Rivals
+from tasks.values import Artifact, Check, Decision, Evaluation, LoadBack, Override, Rival, Rivals
 
 LOG = logging.getLogger("retrain.judge")
 
@@ -59,12 +59,14 @@ def wilson(correct: int, images: int, z: float) -> tuple[float, float]:
 class Candidate:
     """What is judged: the evaluation, and for each test image the predicted class and the label, both uint8 (n,).
 
-    `same` says which published version has the same weights, "" where none has.
+    `loaded` is what the file to be published predicts; `same` says which published version has the same weights, ""
+    where none has.
     """
 
     evaluation: Evaluation
     predicted: Bytes
     labels: Bytes
+    loaded: LoadBack
     same: str = ""
 
 
@@ -95,19 +97,20 @@ def decide(
         champion: The current champion on the same test set; None before the first.
         reference: The pinned version, if there is one.
         policy: The limits.
-        override: Publish a model that these reject, unless its evaluation cannot be believed.
+        override: Publish a model that these reject, unless its evaluation or its file cannot be believed.
     """
     evaluation = candidate.evaluation
-    sound = _sound(candidate)
+    sound, loaded = _sound(candidate), _loaded_back(candidate.loaded, evaluation.images)
     checks = (
         sound,
         _accuracy(evaluation, policy.min_accuracy),
         _lower_bound(evaluation, policy.min_accuracy_lower_bound),
         _weakest_class(evaluation, policy.min_class_recall),
+        loaded,
         *(_loss(candidate, rival, policy.max_regression) for rival in (champion, reference) if rival),
     )
     passed = all(check.passed for check in checks)
-    overridden = override is not None and sound.passed and not passed
+    overridden = override is not None and sound.passed and loaded.passed and not passed
     accepted: Literal["publish", "no change"] = "no change" if candidate.same else "publish"
     return Decision(
         verdict=accepted if passed or overridden else "reject",
@@ -204,6 +207,17 @@ def _weakest_class(evaluation: Evaluation, limit: float) -> Check:
     return _check("lowest class recall", weakest.recall, limit, sentence)
 
 
+def _loaded_back(loaded: LoadBack, images: int) -> Check:
+    name = "loaded back"
+    if loaded.failure:
+        return _check(name, 0.0, 1.0, f"the file to be published: {loaded.failure}")
+    if not 0 <= loaded.same <= loaded.images == images:
+        return _check(name, 0.0, 1.0, f"{loaded.images:,} images were predicted, {images:,} evaluated")
+    apart = f"to within {loaded.largest_difference:.1g}" if loaded.largest_difference else "bit for bit"
+    sentence = f"a fresh process predicts the same for {loaded.same:,} of {images:,} test images, {apart}"
+    return _check(name, loaded.same / max(images, 1), 1.0, sentence)
+
+
 def _loss(candidate: Candidate, rival: Opponent, allowed: float) -> Check:
     """The candidate is not shown to lose more than is allowed to another model, on the same images."""
     low, sentence = _shown_loss(candidate, rival, allowed)
@@ -237,10 +251,12 @@ def _shown_loss(candidate: Candidate, rival: Opponent, allowed: float) -> tuple[
 
 
 @step(cached=False)
-def judge(evaluation: Evaluation, rivals: Rivals, gate: Gate, force_publish: str, run: Run) -> Decision:
+def judge(
+    evaluation: Evaluation, loaded: LoadBack, rivals: Rivals, gate: Gate, force_publish: str, run: Run
+) -> Decision:
     """Judge the candidate and show the gate's rows on the run's page."""
     predicted, labels = _predictions(evaluation.predictions, run)
-    candidate = Candidate(evaluation, predicted, labels, rivals.remark)
+    candidate = Candidate(evaluation, predicted, labels, loaded, rivals.remark)
     champion, reference = _opponent(rivals.champion, run), _opponent(rivals.reference, run)
     override = Override(reason=force_publish, by=_who()) if force_publish else None
     decision = decide(candidate, champion, reference, gate, override)

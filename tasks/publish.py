@@ -49,6 +49,8 @@ def publish(facts: Facts, reports: Reports, rivals: Rivals, capabilities: Capabi
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
     }
+    if facts.exported.file:
+        files["model.onnx"] = run.artifacts.get(facts.exported.file)
     try:
         receipt = registry.publish(files, manifest_facts(facts), reason(facts.decision), after=rivals.publish_id)
     except ChampionMoved as moved:
@@ -86,5 +88,6 @@ def manifest_facts(facts: Facts) -> dict[str, Any]:
         "device": facts.trained.device.model_dump(mode="json"),
         "provenance": facts.provenance.model_dump(mode="json"),
         "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
+        "onnx": facts.exported.model_dump(mode="json"),
         "decision": facts.decision.model_dump(mode="json"),
     }

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Value)
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 TrainOn = Literal["here", "gpu"]
-StepName = Literal["download", "preprocess", "train", "evaluate"]
+StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -137,6 +137,27 @@ class Evaluation(Value):
     confusion: tuple[tuple[int, ...], ...]
 
 
+class LoadBack(Value):
+    """What a fresh process predicts with the model file, against what was evaluated.
+
+    `same` of `images` test images agree; `largest_difference` is that of any probability; `failure` says why there is
+    nothing to compare.
+    """
+
+    images: int = 0
+    same: int = 0
+    largest_difference: float = 0.0
+    failure: str = ""
+
+
+class Export(Value):
+    """model.onnx, which onnxruntime was seen to predict the same with, or why it is left out."""
+
+    file: Artifact | None = None
+    largest_difference: float = 0.0
+    left_out: str = ""
+
+
 class Check(Value):
     """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left.
 

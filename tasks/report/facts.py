@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Prepared, Provenance, Statistics, Trained, Value
+from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Statistics, Trained, Value
 
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-STEPS = ("download", "preprocess", "train", "evaluate")
+STEPS = ("download", "preprocess", "train", "evaluate", "load_back", "export")
 
 
 class Facts(Value):
@@ -26,6 +26,7 @@ class Facts(Value):
     evaluation: Evaluation
     decision: Decision
     provenance: Provenance
+    exported: Export = Export()
 
     @property
     def model(self) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.report.facts import Facts
-from tasks.values import Check, Decision, Epoch
+from tasks.values import Check, Decision, Epoch, Export
 
 # What Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
@@ -204,8 +204,17 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
         ("Training images, SHA-256", prepared.train.images.sha256),
         ("Test images, SHA-256", prepared.test.images.sha256),
         ("Weights, SHA-256", trained.weights_digest),
+        *_onnx_rows(facts.exported),
         ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in facts.seconds)),
     ]
+
+
+def _onnx_rows(exported: Export) -> list[tuple[str, str]]:
+    if exported.left_out:
+        return [("model.onnx", f"left out: {exported.left_out}")]
+    if exported.file is None:
+        return []
+    return [("model.onnx", f"onnxruntime predicts the same, to within {exported.largest_difference:.1g}")]
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

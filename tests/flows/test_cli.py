@@ -64,7 +64,7 @@ def test_a_second_run_reuses_everything_and_never_imports_tensorflow(
     done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), PYTHONPROFILEIMPORTTIME="1", **server)
     assert done.returncode == 0
     assert "UNCHANGED: digits version 1 is this model already" in done.stdout
-    assert "5 reused" in done.stdout
+    assert "7 reused" in done.stdout
     imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
     assert "prefect" in imported
     assert not {"tensorflow", "keras", "sklearn", "matplotlib", "boto3"} & set(imported)
@@ -120,7 +120,15 @@ def test_cache_shows_step_age_and_size_and_clears_what_is_old(
     where = ["--store", str(digits[0])]
     assert main(["cache", *where]) == 0
     *rows, total, copies = capsys.readouterr().out.splitlines()
-    assert {row.split()[0] for row in rows} == {"download", "preprocess", "train", "evaluate", "report"}
+    assert {row.split()[0] for row in rows} == {
+        "download",
+        "preprocess",
+        "train",
+        "evaluate",
+        "load_back",
+        "export",
+        "report",
+    }
     train = next(row.split() for row in rows if row.startswith("train"))
     assert int(train[3].replace(",", "")) > 1_600_000
     assert total.endswith(digits[0].as_uri())
@@ -185,7 +193,7 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(tmp_path: Path
     ("arguments", "expected"),
     [
         ([], ()),
-        (["--refresh"], ("download", "preprocess", "train", "evaluate")),
+        (["--refresh"], ("download", "preprocess", "train", "evaluate", "load_back", "export")),
         (["--refresh", "train"], ("train",)),
         (["--refresh", "train", "evaluate"], ("train", "evaluate")),
     ],

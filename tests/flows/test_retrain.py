@@ -24,7 +24,14 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
     assert shown["min_accuracy"] | {"minimum": 0, "maximum": 1} == shown["min_accuracy"]
     assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
     assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
-    assert shown["refresh"]["items"]["enum"] == ["download", "preprocess", "train", "evaluate"]  # chips
+    assert shown["refresh"]["items"]["enum"] == [
+        "download",
+        "preprocess",
+        "train",
+        "evaluate",
+        "load_back",
+        "export",
+    ]  # chips
 
 
 def test_the_job_can_be_read_in_a_minute() -> None:

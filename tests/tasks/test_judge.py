@@ -16,7 +16,7 @@ from tasks.judge import ONE_SIDED, TWO_SIDED, Candidate, Opponent, decide, wilso
 from tasks.paired import Counts, loss_bounds
 from tasks.report.words import gate_rows, headline, verdict_line
 from tasks.settings import Gate
-from tasks.values import Artifact, ClassScore, Decision, Evaluation, Override
+from tasks.values import Artifact, ClassScore, Decision, Evaluation, LoadBack, Override
 
 CLASSES = 10
 
@@ -55,12 +55,13 @@ def candidate(found: Evaluation) -> Candidate:
     labels, predicted = (
         np.repeat([cell[place] for cell in counts], [n for *_, n in counts]).astype(np.uint8) for place in (0, 1)
     )
-    return Candidate(found, predicted, labels)
+    return Candidate(found, predicted, labels, LoadBack(images=found.images, same=found.images))
 
 
-def judged(found: Evaluation, gate: Gate) -> Decision:
-    """The decision before there is a champion."""
-    return decide(candidate(found), None, None, gate)
+def judged(found: Evaluation, gate: Gate, **loaded: object) -> Decision:
+    """The decision before there is a champion, on a file that was loaded back well, but for what is said."""
+    made = candidate(found)
+    return decide(replace(made, loaded=made.loaded.model_copy(update=loaded)), None, None, gate)
 
 
 def failed(decision: Decision) -> set[str]:
@@ -86,6 +87,7 @@ def test_a_good_model_passes_and_every_row_says_why() -> None:
         "accuracy",
         "accuracy lower bound",
         "lowest class recall",
+        "loaded back",
     ]
     assert "9,800 of 10,000" in decision.checks[1].sentence
 
@@ -147,6 +149,23 @@ def test_what_is_missing_or_contradicts_itself_is_rejected(broken: Evaluation) -
     assert judged(broken, nothing_asked).verdict == "reject"
 
 
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        ({"same": 9_999, "largest_difference": 0.5}, "the same for 9,999 of 10,000 test images, to within 0.5"),
+        ({"failure": "the process was killed by SIGKILL"}, "the file to be published: the process was killed by"),
+        ({"images": 9_999, "same": 9_999}, "9,999 images were predicted, 10,000 evaluated"),
+        ({"same": 10_001}, "10,000 images were predicted"),
+        ({"same": -1}, "10,000 images were predicted"),
+        ({"images": 0, "same": 0}, "0 images were predicted"),
+    ],
+)
+def test_a_file_that_was_not_loaded_back_the_same_is_rejected(loaded: dict[str, object], why: str) -> None:
+    decision = judged(evaluation(diagonal()), Gate(), **loaded)
+    assert failed(decision) == {"loaded back"}
+    assert why in decision.checks[-1].sentence
+
+
 matrices = st.lists(st.lists(st.integers(0, 400), min_size=4, max_size=4), min_size=4, max_size=4)
 gates = st.builds(Gate, *[st.floats(0, 1)] * 0, min_accuracy=st.floats(0, 1), min_class_recall=st.floats(0, 1))
 
@@ -197,7 +216,8 @@ def measured(predicted: Bytes, labels: Bytes = LABELS, same: str = "") -> Candid
     """What `evaluate` would say of these predictions."""
     classes = int(labels.max()) + 1
     counted = np.bincount(labels.astype(int) * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    return Candidate(evaluation(tuple(map(tuple, counted.tolist()))), predicted, labels, same)
+    found = evaluation(tuple(map(tuple, counted.tolist())))
+    return Candidate(found, predicted, labels, LoadBack(images=found.images, same=found.images), same)
 
 
 def rival(name: str, wrong: Iterable[int]) -> Opponent:

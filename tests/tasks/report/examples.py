@@ -13,7 +13,18 @@ from tasks.judge import Candidate, decide
 from tasks.report import Rendered, render
 from tasks.report.facts import Facts
 from tasks.settings import Gate, Recipe
-from tasks.values import Artifact, Device, Epoch, Examples, Prepared, Provenance, Statistics, Trained
+from tasks.values import (
+    Artifact,
+    Device,
+    Epoch,
+    Evaluation,
+    Examples,
+    LoadBack,
+    Prepared,
+    Provenance,
+    Statistics,
+    Trained,
+)
 
 CLASSES = 10
 GATE = Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)
@@ -50,6 +61,11 @@ def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool =
     return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
 
 
+def _candidate(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes) -> Candidate:
+    loaded = LoadBack(images=len(labels), same=len(labels))
+    return Candidate(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
+
+
 def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
     evaluation = score(probabilities, labels, EMPTY)
     return Facts(
@@ -57,7 +73,7 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
         recipe=Recipe(epochs=epochs),
         trained=_trained(epochs, validation),
         evaluation=evaluation,
-        decision=decide(Candidate(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels), None, None, GATE),
+        decision=decide(_candidate(evaluation, probabilities, labels), None, None, GATE),
         provenance=Provenance(
             code="abc123",
             python="3.11.7",
