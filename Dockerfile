@@ -20,8 +20,8 @@ RUN case "$SET" in cpu) lock=/requirements.lock ;; gpu) lock=/requirements-gpu.l
         *) echo "SET is cpu or gpu, not '$SET'" >&2; exit 2 ;; esac \
     && python3 -m venv /pip \
     && python3 -m venv --without-pip /opt/retrain \
-    && /pip/bin/pip --python /opt/retrain/bin/python install --no-cache-dir --only-binary :all: --require-hashes \
-        --requirement "$lock" \
+    && /pip/bin/pip --python /opt/retrain/bin/python install --no-cache-dir --only-binary :all: --no-deps \
+        --require-hashes --requirement "$lock" \
     && echo /app > "$(/opt/retrain/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/app.pth"
 
 # The job itself, in /app beside its deployments.

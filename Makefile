@@ -36,20 +36,20 @@ lint: $(VENV)/dev.ok
 bench: $(VENV)/dev.ok
 	$(VENV)/bin/python -m tests.benchmarks.bench $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
 
+# The lock files name every package, so pip has nothing to resolve; an old one could not.
 $(VENV)/run.ok: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("retrain needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(LOCK)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.ok: requirements-dev.lock $(VENV)/run.ok
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
 # Versions and hashes, no addresses. Needs uv. The later ones agree with the first; the last one goes on top of either.
-# Extras stay: without them pip takes `sqlalchemy[asyncio]` for another package, which no line pins.
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --no-strip-extras
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock:
 	$(COMPILE) --extra cpu pyproject.toml --output-file requirements.lock
 	$(COMPILE) --extra gpu --constraint requirements.lock pyproject.toml --output-file requirements-gpu.lock
