@@ -23,8 +23,8 @@ from tasks.caching.keys import installed
 from tasks.datasets import MNIST
 from tasks.device import device_kind
 from tasks.download import fetch
-from tasks.evaluate import predict
 from tasks.model_file import to_bytes
+from tasks.predictions import predict
 from tasks.preprocess import flatten
 from tasks.settings import Recipe
 from tasks.train import PACKAGES, fit
