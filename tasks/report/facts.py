@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
+from tasks.arrays import Bytes, Probabilities
+from tasks.report.calibration import Calibration, calibration
+from tasks.report.comparison import Comparison
 from tasks.settings import Recipe
 from tasks.values import Decision, Evaluation, Prepared, Provenance, Statistics, Trained, Value
 
@@ -16,9 +19,12 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 STEPS = ("download", "preprocess", "train", "evaluate")
 
+# How many mistakes the report shows.
+MISTAKES = 30
+
 
 class Facts(Value):
-    """Everything that the report tells."""
+    """What the report is made of, beside images and predictions; `comparison` where there was a champion to meet."""
 
     prepared: Prepared
     recipe: Recipe
@@ -26,6 +32,7 @@ class Facts(Value):
     evaluation: Evaluation
     decision: Decision
     provenance: Provenance
+    comparison: Comparison | None = None
 
     @property
     def model(self) -> str:
@@ -49,7 +56,7 @@ def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T
     return [(name, found[name]) for name in [*known, *sorted(found.keys() - known)]]
 
 
-class Mistake(NamedTuple):
+class Mistake(Value):
     """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
 
     image: int
@@ -58,7 +65,28 @@ class Mistake(NamedTuple):
     probability: float
 
 
-def worst_mistakes(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], most: int) -> list[Mistake]:
+class Document(Facts):
+    """What report.json holds: the facts, and what was read off the predictions.
+
+    `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
+    """
+
+    schema_: Literal["report.schema.json"] = Field("report.schema.json", alias="$schema")
+    schema_version: Literal[1] = 1
+    calibration: Calibration
+    mistakes: tuple[Mistake, ...]
+
+
+def document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
+    """Complete the facts with what the predictions show; the arguments are those of `worst_mistakes`."""
+    return Document(
+        **{name: getattr(facts, name) for name in Facts.model_fields},
+        calibration=calibration(probabilities, labels),
+        mistakes=worst_mistakes(probabilities, labels, MISTAKES),
+    )
+
+
+def worst_mistakes(probabilities: Probabilities, labels: Bytes, most: int) -> tuple[Mistake, ...]:
     """The mistakes that the model was surest of, worst first.
 
     Args:
@@ -71,4 +99,7 @@ def worst_mistakes(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]
     wrong = np.flatnonzero(guesses != labels)
     # A stable sort: equal sureness keeps the order of the images, so the same model gives the same report.
     ranked = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
-    return [Mistake(int(i), int(labels[i]), int(guesses[i]), round(float(sureness[i]), 4)) for i in ranked]
+    return tuple(
+        Mistake(image=int(i), truth=int(labels[i]), guess=int(guesses[i]), probability=round(float(sureness[i]), 4))
+        for i in ranked
+    )

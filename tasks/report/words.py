@@ -5,9 +5,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 
-from tasks.report.facts import Facts
+from tasks.paired import loss_bounds, mcnemar
+from tasks.report.calibration import Calibration
+from tasks.report.comparison import Comparison
+from tasks.report.facts import Document, Facts
 from tasks.values import Check, Decision, Epoch
+
+# Normal quantile of a two-sided 95 % interval.
+TWO_SIDED = NormalDist().inv_cdf(0.975)
+
+TITLES = {"publish": "Passed the gate", "reject": "Rejected by the gate"}
 
 # What Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
@@ -38,6 +47,11 @@ def accuracy_line(decision: Decision) -> str:
     """Accuracy and its 95 % interval."""
     low, high = decision.interval
     return f"accuracy {decision.accuracy:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+
+
+def verdict_title(decision: Decision) -> str:
+    """The verdict in a few words."""
+    return TITLES.get(decision.verdict, decision.verdict.capitalize())
 
 
 def verdict_line(decision: Decision) -> str:
@@ -71,10 +85,57 @@ def _gate_row(check: Check) -> dict[str, str]:
         "check": check.name,
         "value": number(check.value, check.limit),
         "needs": f"≥ {number(check.limit, check.limit)}",
-        "margin": f"{'+' if check.margin >= 0 else '−'}{number(abs(check.margin), check.limit)}",
+        "margin": signed(check.margin, check.limit),
         "result": "pass" if check.passed else "FAIL",
         "because": check.sentence,
     }
+
+
+def signed(value: float, unit: float = 1.0) -> str:
+    """A difference with its sign; see `number`."""
+    return f"{'+' if value >= 0 else '−'}{number(abs(value), unit)}"
+
+
+def calibration_sentence(found: Calibration) -> str:
+    """The expected calibration error, and what it is."""
+    return (
+        f"Expected calibration error {found.error:.4f}: how far, on average, the share of right guesses is from the "
+        f"probability that the model gives them. Over {found.of} equally wide bins of that probability."
+    )
+
+
+def calibration_rows(found: Calibration) -> list[dict[str, str]]:
+    """Each bin that holds images."""
+    return [
+        {
+            "probability": f"{each.lower:.3f} to {each.upper:.3f}",
+            "images": f"{each.images:,}",
+            "mean probability": f"{each.confidence:.4f}",
+            "share right": f"{each.accuracy:.4f}",
+            "gap": signed(each.accuracy - each.confidence),
+        }
+        for each in found.bins
+    ]
+
+
+def comparison_sentence(found: Comparison) -> str:
+    """What was won and lost against the champion, and whether that says anything."""
+    low, high = loss_bounds(found.counts, TWO_SIDED)
+    return (
+        f"Accuracy {signed(-found.counts.loss)}, 95 % interval {signed(-high)} to {signed(-low)} (Tango). "
+        f"Two equally good models differ this much in {percent(mcnemar(found.counts))} of cases (McNemar)."
+    )
+
+
+def comparison_rows(found: Comparison) -> list[dict[str, str]]:
+    """The four kinds of images."""
+    rows = {
+        "lost: only the champion is right": found.lost,
+        "won: only the candidate is right": found.won,
+        "both wrong": found.both_wrong,
+        "both right": found.both_right,
+    }
+    return [{"test images": name, "count": f"{count:,}"} for name, count in rows.items()]
 
 
 def duration(seconds: float) -> str:
@@ -82,14 +143,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 100 else f"{seconds:.1f} s"
 
 
-def markdown(facts: Facts) -> str:
+def markdown(told: Document) -> str:
     """report.md: for a terminal or a pull request."""
-    return "\n\n".join(_sections(facts)) + "\n"
+    return "\n\n".join(_sections(told)) + "\n"
 
 
-def run_page(facts: Facts, pictures: Mapping[str, bytes]) -> str:
+def run_page(told: Document, pictures: Mapping[str, bytes]) -> str:
     """The report for the run's page in the Prefect interface, with its pictures (PNG) inside."""
-    title, summary, gate, *rest = _sections(facts)
+    title, summary, gate, *rest = _sections(told)
     shown = [
         f"## {name}\n\n![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
         for name, png in pictures.items()
@@ -97,19 +158,27 @@ def run_page(facts: Facts, pictures: Mapping[str, bytes]) -> str:
     return "\n\n".join([title, summary, gate, *shown, *rest]) + "\n"
 
 
-def _sections(facts: Facts) -> list[str]:
+def _sections(facts: Document) -> list[str]:
     decision = facts.decision
     accuracy = f"{accuracy_line(decision)}, loss {facts.evaluation.loss:.4f}".capitalize()
     return [
-        f"# {_plain(facts.model)}: {_plain(verdict_line(decision))}",
-        f"{accuracy}. {_plain(headline(decision))}",
-        "## Gate\n\n" + _table(gate_rows(decision)),
-        "## Training\n\n" + _table(epoch_rows(facts.trained.history)),
-        "## Classes\n\n" + _table(class_rows(facts)),
-        "## Data\n\n" + _table(data_rows(facts)),
+        f"# {plain(facts.model)}: {plain(verdict_line(decision))}",
+        f"{accuracy}. {plain(headline(decision))}",
+        "## Gate\n\n" + table(gate_rows(decision)),
+        *([comparison_section(facts.comparison)] if facts.comparison else []),
+        "## Training\n\n" + table(epoch_rows(facts.trained.history)),
+        "## Classes\n\n" + table(class_rows(facts)),
+        "## Calibration\n\n" + calibration_sentence(facts.calibration),
+        "## Data\n\n" + table(data_rows(facts)),
         "## Where it comes from\n\n"
-        + "\n".join(f"- **{name}**: {_plain(value)}" for name, value in provenance_rows(facts)),
+        + "\n".join(f"- **{name}**: {plain(value)}" for name, value in provenance_rows(facts)),
     ]
+
+
+def comparison_section(found: Comparison) -> str:
+    """The comparison with the champion, with its title."""
+    title = f"## Compared with the champion, version {found.champion}"
+    return f"{title}\n\n{comparison_sentence(found)}\n\n{table(comparison_rows(found))}"
 
 
 def epoch_rows(history: Sequence[Epoch]) -> list[dict[str, str]]:
@@ -177,9 +246,9 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
+def table(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table whose columns line up in a terminal."""
-    lines = [list(rows[0]), *([_plain(value) for value in row.values()] for row in rows)]
+    lines = [list(rows[0]), *([plain(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     head, *body = (_row(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join([head, _row("-" * width for width in widths), *body])
@@ -189,6 +258,6 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays text, and stays on its line, inside Markdown."""
     return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -11,7 +11,8 @@ from tasks.arrays import Bytes, Probabilities
 from tasks.evaluate import score
 from tasks.judge import decide
 from tasks.report import Rendered, render
-from tasks.report.facts import Facts
+from tasks.report.comparison import compare
+from tasks.report.facts import Document, Facts, document
 from tasks.settings import Gate, Recipe
 from tasks.values import Artifact, Device, Epoch, Examples, Prepared, Provenance, Statistics, Trained
 
@@ -26,6 +27,10 @@ class Example(NamedTuple):
     images: Bytes
     probabilities: Probabilities
     labels: Bytes
+
+    @property
+    def told(self) -> Document:
+        return document(self.facts, self.probabilities, self.labels)
 
     def render(self) -> Rendered:
         return render(*self)
@@ -47,6 +52,15 @@ def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool =
     probabilities[np.arange(count), guesses] = sureness
     images = np.random.default_rng(0).integers(0, 256, (count, 784), dtype=np.uint8)
     return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
+
+
+def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
+    """As `example`, beside a champion that gets the last images wrong instead of the first."""
+    made = example(wrong)
+    guesses = made.labels.copy()
+    guesses[-champion_wrong:] = (made.labels[-champion_wrong:] + 2) % CLASSES
+    comparison = compare(7, made.labels, predicted(guesses, made.labels).probabilities, made.probabilities)
+    return made._replace(facts=made.facts.model_copy(update={"comparison": comparison}))
 
 
 def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
