@@ -49,6 +49,20 @@ class Facts(Value):
         """What each step took, in the order in which they run."""
         return _in_order(self.provenance.seconds, STEPS)
 
+    @property
+    def digests(self) -> list[tuple[str, str]]:
+        """The SHA-256 of what the model was made from, and of what was made."""
+        data, packages = self.prepared, sorted(self.provenance.digests.items())
+        return [
+            ("training images", data.train.images.sha256),
+            ("training labels", data.train.labels.sha256),
+            ("test images", data.test.images.sha256),
+            ("test labels", data.test.labels.sha256),
+            ("model file", self.trained.model.sha256),
+            ("weights", self.trained.weights_digest),
+            *((f"{name} {self.provenance.packages.get(name, '')}".strip(), digest) for name, digest in packages),
+        ]
+
 
 def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
     """The entries with these names first, then any others by name: equal facts must give the same report."""

@@ -123,7 +123,7 @@ def comparison_shown(found: Comparison, images: Bytes | None) -> dict[str, Any]:
     return {
         "champion": found.champion,
         "sentence": words.comparison_sentence(found),
-        "rows": words.comparison_rows(found),
+        "tiles": _tiles(found),
         "galleries": [
             {"name": name, "count": count, "text": text, "tiles": [_change(change, name, images) for change in changes]}
             for name, text, count, changes in (
@@ -132,6 +132,14 @@ def comparison_shown(found: Comparison, images: Bytes | None) -> dict[str, Any]:
             )
         ],
     }
+
+
+def _tiles(found: Comparison) -> list[dict[str, str]]:
+    tones = ("fail" if found.lost else "", "pass" if found.won else "", "", "")
+    return [
+        {"name": row["test images"], "count": row["count"], "tone": tone}
+        for row, tone in zip(words.comparison_rows(found), tones, strict=True)
+    ]
 
 
 def _change(change: Change, name: str, images: Bytes | None) -> dict[str, str]:

@@ -123,7 +123,7 @@ def comparison_sentence(found: Comparison) -> str:
     low, high = loss_bounds(found.counts, TWO_SIDED)
     return (
         f"Accuracy {signed(-found.counts.loss)}, 95 % interval {signed(-high)} to {signed(-low)} (Tango). "
-        f"Two equally good models differ this much in {percent(mcnemar(found.counts))} of cases (McNemar)."
+        f"Two equally good models would differ this much in {percent(mcnemar(found.counts))} of cases (McNemar)."
     )
 
 
@@ -229,19 +229,18 @@ def data_rows(facts: Facts) -> list[dict[str, str]]:
 
 def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     """Where the model comes from, a line each."""
-    recipe, trained, origin, prepared = facts.recipe, facts.trained, facts.provenance, facts.prepared
+    recipe, trained, origin = facts.recipe, facts.trained, facts.provenance
     device, packages = trained.device, sorted(origin.packages.items())
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     steps = f"{epochs}, batch {recipe.batch_size}, RMSprop {recipe.learning_rate:g}, seed {recipe.seed}"
     return [
         ("Recipe", f"{steps}; {trained.parameters:,} parameters"),
         ("Trained", f"{trained.finished:%Y-%m-%d %H:%M} UTC on the {device.kind.upper()}, {device.name}"),
+        ("Arithmetic", device.arithmetic),
         ("Code", origin.code),
         ("Packages", ", ".join(f"{name} {found}" for name, found in [("Python", origin.python), *packages])),
         ("Source of the data", origin.source),
-        ("Training images, SHA-256", prepared.train.images.sha256),
-        ("Test images, SHA-256", prepared.test.images.sha256),
-        ("Weights, SHA-256", trained.weights_digest),
+        *((f"{name.capitalize()}, SHA-256", digest) for name, digest in facts.digests),
         ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in facts.seconds)),
     ]
 

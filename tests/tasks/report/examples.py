@@ -75,6 +75,7 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
             code="abc123",
             python="3.11.7",
             packages={"keras": "3.15.1", "numpy": "2.4.6"},
+            digests={"keras": "a" * 64, "numpy": "b" * 64},
             source="https://mirror.example/mnist/",
             seconds={"train": 9.5, "download": 0.6, "evaluate": 0.3, "preprocess": 130.0},
         ),

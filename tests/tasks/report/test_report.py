@@ -205,7 +205,7 @@ def test_a_champion_that_says_the_same_shows_no_pictures() -> None:
     made = example()
     same = compare(1, made.labels, made.probabilities, made.probabilities)
     page = made._replace(facts=made.facts.model_copy(update={"comparison": same})).render().page.decode()
-    assert "Two equally good models differ this much in 100.00 % of cases" in page
+    assert "Two equally good models would differ this much in 100.00 % of cases" in page
     assert "what the candidate takes it for" not in page
 
 
@@ -253,6 +253,15 @@ def test_a_model_that_says_one_class_only_is_told_so() -> None:
     assert [row[3] for row in data["evaluation"]["confusion"]] == [20] * CLASSES
     assert Page(made.page).classed("lowest") == CLASSES - 1
     assert all(mistake["guess"] == 3 for mistake in data["mistakes"])
+
+
+def test_provenance_is_complete_on_the_page_and_in_words(usual: Example) -> None:
+    made = usual.render()
+    for form in (words_of(Page(made.page).text), made.text.decode()):
+        for part in ("abc123", "seed 0", "a processor", "oneDNN with AVX2", "Python 3.11.7", "a" * 64, "b" * 64):
+            assert part in form
+        for part in ("Keras 3.15.1, SHA-256", "Test labels, SHA-256", "Model file, SHA-256", "2.2 min"):
+            assert part in form
 
 
 def test_square_images_are_the_same_as_flat_ones(usual: Example) -> None:
