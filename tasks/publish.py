@@ -12,7 +12,9 @@ from typing import Any
 from tasks.caching.keys import canonical
 from tasks.caching.steps import Run, step
 from tasks.page import show_markdown
-from tasks.report.facts import Facts
+from tasks.report.card import card
+from tasks.report.facts import Document, Facts
+from tasks.report.schema import FILE, schema
 from tasks.report.words import accuracy_line
 from tasks.storage import Registry
 from tasks.storage.documents import Pointer
@@ -46,6 +48,7 @@ def publish(facts: Facts, reports: Reports, capabilities: Capabilities, run: Run
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
     }
+    files["README.md"] = card(Document.model_validate_json(files["report.json"]))
     receipt = registry.publish(files, manifest_facts(facts), accuracy_line(facts.decision))
     LOG.info("publish: %s version %d, the champion is version %d", facts.model, receipt.version, receipt.champion)
     return receipt
@@ -62,7 +65,7 @@ def _is(facts: Facts, champion: Pointer, registry: Registry) -> bool:
 def report_files(reports: Reports, run: Run) -> dict[str, bytes]:
     """The report's files by name."""
     named = {"report.html": reports.html, "report.md": reports.markdown, "report.json": reports.data}
-    return {name: run.artifacts.get(artifact) for name, artifact in named.items()}
+    return {name: run.artifacts.get(artifact) for name, artifact in named.items()} | {FILE: schema()}
 
 
 def manifest_facts(facts: Facts) -> dict[str, Any]:

@@ -34,26 +34,34 @@ class Change(Value):
     candidate: Said
 
 
+class Side(Value):
+    """The images that only one of the two models gets right: how many, of each class, and the first to look at.
+
+    `images` are those where the model that is wrong is surest, at most `MOST` of them.
+    """
+
+    count: int
+    per_class: tuple[int, ...]
+    images: tuple[Change, ...]
+
+
 class Comparison(Value):
     """How a candidate differs from the champion, version `champion`, over `images` test images.
 
-    `won` counts the images that only the candidate gets right, `lost` those that only the champion does; `won_images`
-    and `lost_images` name the first of them, those first where whoever is wrong is surest.
+    `won` are the images that only the candidate gets right, `lost` those that only the champion does.
     """
 
     champion: int
     images: int
     both_right: int
     both_wrong: int
-    won: int
-    lost: int
-    won_images: tuple[Change, ...]
-    lost_images: tuple[Change, ...]
+    won: Side
+    lost: Side
 
     @property
     def counts(self) -> Counts:
         """What the statistics of a paired comparison are made of."""
-        return Counts(only_champion=self.lost, only_candidate=self.won, images=self.images)
+        return Counts(only_champion=self.lost.count, only_candidate=self.won.count, images=self.images)
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,17 @@ def compare(champion: int, labels: Bytes, theirs: Probabilities, ours: Probabili
     counts = count(labels, old.guesses, new.guesses)
     both_right = int((old.right & new.right).sum())
 
-    def named(which: np.ndarray, loser: _Model) -> tuple[Change, ...]:
+    def side(which: np.ndarray, loser: _Model) -> Side:
         images = np.flatnonzero(which)
         # A stable sort: equal sureness keeps the order of the images, so the same models give the same report.
         ranked = images[np.argsort(-loser.sureness[images], kind="stable")][:most]
-        return tuple(
-            Change(image=int(at), truth=int(labels[at]), champion=old.said(at), candidate=new.said(at)) for at in ranked
+        return Side(
+            count=len(images),
+            per_class=tuple(int(number) for number in np.bincount(labels[images], minlength=theirs.shape[1])),
+            images=tuple(
+                Change(image=int(at), truth=int(labels[at]), champion=old.said(at), candidate=new.said(at))
+                for at in ranked
+            ),
         )
 
     return Comparison(
@@ -99,10 +112,8 @@ def compare(champion: int, labels: Bytes, theirs: Probabilities, ours: Probabili
         images=len(labels),
         both_right=both_right,
         both_wrong=len(labels) - both_right - counts.only_champion - counts.only_candidate,
-        won=counts.only_candidate,
-        lost=counts.only_champion,
-        won_images=named(~old.right & new.right, old),
-        lost_images=named(old.right & ~new.right, new),
+        won=side(~old.right & new.right, old),
+        lost=side(old.right & ~new.right, new),
     )
 
 

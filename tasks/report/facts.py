@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tasks.arrays import Bytes, Probabilities
 from tasks.report.calibration import Calibration, calibration
@@ -84,6 +84,8 @@ class Document(Facts):
 
     `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
     """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
 
     schema_: Literal["report.schema.json"] = Field("report.schema.json", alias="$schema")
     schema_version: Literal[1] = 1

@@ -124,18 +124,24 @@ def comparison_shown(found: Comparison, images: Bytes | None) -> dict[str, Any]:
         "champion": found.champion,
         "sentence": words.comparison_sentence(found),
         "tiles": _tiles(found),
+        "classes": words.changed_classes(found),
         "galleries": [
-            {"name": name, "count": count, "text": text, "tiles": [_change(change, name, images) for change in changes]}
-            for name, text, count, changes in (
-                ("lost", "what the candidate takes it for", found.lost, found.lost_images),
-                ("won", f"what version {found.champion} took it for", found.won, found.won_images),
+            {
+                "name": name,
+                "count": side.count,
+                "text": text,
+                "tiles": [_change(change, name, images) for change in side.images],
+            }
+            for name, text, side in (
+                ("lost", "what the candidate takes it for", found.lost),
+                ("won", f"what version {found.champion} took it for", found.won),
             )
         ],
     }
 
 
 def _tiles(found: Comparison) -> list[dict[str, str]]:
-    tones = ("fail" if found.lost else "", "pass" if found.won else "", "", "")
+    tones = ("fail" if found.lost.count else "", "pass" if found.won.count else "", "", "")
     return [
         {"name": row["test images"], "count": row["count"], "tone": tone}
         for row, tone in zip(words.comparison_rows(found), tones, strict=True)

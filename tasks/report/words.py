@@ -130,12 +130,20 @@ def comparison_sentence(found: Comparison) -> str:
 def comparison_rows(found: Comparison) -> list[dict[str, str]]:
     """The four kinds of images."""
     rows = {
-        "lost: only the champion is right": found.lost,
-        "won: only the candidate is right": found.won,
+        "lost: only the champion is right": found.lost.count,
+        "won: only the candidate is right": found.won.count,
         "both wrong": found.both_wrong,
         "both right": found.both_right,
     }
     return [{"test images": name, "count": f"{count:,}"} for name, count in rows.items()]
+
+
+def changed_classes(found: Comparison) -> list[dict[str, str]]:
+    """How many images of each class were lost and won."""
+    return [
+        {"class": str(label), "lost": f"{lost:,}", "won": f"{won:,}", "net": signed(won - lost, 2)}
+        for label, (lost, won) in enumerate(zip(found.lost.per_class, found.won.per_class, strict=True))
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -178,7 +186,8 @@ def _sections(facts: Document) -> list[str]:
 def comparison_section(found: Comparison) -> str:
     """The comparison with the champion, with its title."""
     title = f"## Compared with the champion, version {found.champion}"
-    return f"{title}\n\n{comparison_sentence(found)}\n\n{table(comparison_rows(found))}"
+    parts = [title, comparison_sentence(found), table(comparison_rows(found)), table(changed_classes(found))]
+    return "\n\n".join(parts)
 
 
 def epoch_rows(history: Sequence[Epoch]) -> list[dict[str, str]]:

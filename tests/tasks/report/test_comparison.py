@@ -22,10 +22,11 @@ def test_won_and_lost_images_are_named_the_surest_mistakes_first() -> None:
     candidate = saying([0, 2, 0, 0, 1, 0], [0.9, 0.6, 0.7, 0.5, 0.5, 0.9])
     found = compare(3, LABELS, champion, candidate)
     assert (found.champion, found.images) == (3, 6)
-    assert (found.both_right, found.both_wrong, found.won, found.lost) == (1, 1, 2, 2)
-    assert [change.image for change in found.lost_images] == [2, 1]
-    assert [change.image for change in found.won_images] == [4, 3]
-    first = found.lost_images[0]
+    assert (found.both_right, found.both_wrong, found.won.count, found.lost.count) == (1, 1, 2, 2)
+    assert (found.won.per_class, found.lost.per_class) == ((1, 1, 0), (0, 1, 1))
+    assert [change.image for change in found.lost.images] == [2, 1]
+    assert [change.image for change in found.won.images] == [4, 3]
+    first = found.lost.images[0]
     assert (first.truth, first.champion, first.candidate) == (
         2,
         Said(guess=2, probability=0.9),
@@ -37,9 +38,9 @@ def test_won_and_lost_images_are_named_the_surest_mistakes_first() -> None:
 def test_no_more_are_named_than_asked_for() -> None:
     champion, candidate = saying([0, 1, 2, 0, 1, 2], [0.9] * 6), saying([1, 2, 0, 1, 2, 0], [0.9] * 6)
     found = compare(1, LABELS, champion, candidate, most=4)
-    assert found.lost == 6
-    assert [change.image for change in found.lost_images] == [0, 1, 2, 3]
-    assert found.won_images == ()
+    assert found.lost.count == 6
+    assert [change.image for change in found.lost.images] == [0, 1, 2, 3]
+    assert found.won.images == ()
 
 
 def test_other_images_are_refused() -> None:
@@ -55,6 +56,6 @@ def test_every_image_is_counted_once_and_exchanging_the_models_exchanges_won_and
     one = saying([guess for _, guess, _ in drawn], [0.8] * len(drawn))
     other = saying([guess for _, _, guess in drawn], [0.8] * len(drawn))
     found, back = compare(1, labels, one, other), compare(1, labels, other, one)
-    assert found.both_right + found.both_wrong + found.won + found.lost == found.images == len(drawn)
-    assert (found.won, found.lost) == (back.lost, back.won)
-    assert [change.image for change in found.won_images] == [change.image for change in back.lost_images]
+    assert found.both_right + found.both_wrong + found.won.count + found.lost.count == found.images == len(drawn)
+    assert (found.won.count, found.lost.per_class) == (back.lost.count, back.won.per_class)
+    assert [change.image for change in found.won.images] == [change.image for change in back.lost.images]

@@ -197,7 +197,7 @@ def test_the_champion_is_met_only_where_there_is_one(usual: Example) -> None:
         assert "won: only the candidate is right" in form
     assert "The 20 surest of 40." in made.page.decode()
     assert "All 10." in made.page.decode()
-    assert len(json.loads(made.data)["comparison"]["lost_images"]) == 20
+    assert len(json.loads(made.data)["comparison"]["lost"]["images"]) == 20
     assert b"Compared" not in usual.render().page + usual.render().text
 
 
