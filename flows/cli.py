@@ -26,11 +26,11 @@ from pydantic.fields import FieldInfo
 
 from flows import background, models
 from flows.ahead import import_ahead
+from flows.job import leave, leave_error
 from flows.progress import show_progress
 from flows.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable, RetrainError, UsageError
 from tasks.settings import Settings, StepName
-from tasks.storage import open_store
 from tasks.values import Outcome
 
 LOG = logging.getLogger("retrain")
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.settings = _settings(options)
         return int(options.command(options))
     except RetrainError as error:
+        if options.command is run:
+            leave_error(error)
         if options.debug:
             raise
         print(f"retrain: {error}", file=sys.stderr)
@@ -71,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
         if not isinstance(rejection.outcome, Outcome):
             raise
         outcome = rejection.outcome
-    if options.report_dir:
-        _copy_report(outcome, options.report_dir)
+    leave(outcome, options.report_dir)
     print(as_json(outcome) if options.json else as_text(outcome))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
@@ -118,13 +119,6 @@ def _settings(options: argparse.Namespace) -> Settings:
         ) from error
 
 
-def _copy_report(outcome: Outcome, folder: Path) -> None:
-    store = open_store(outcome.store)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("report.html", "report.json", "report.md"):
-        (folder / name).write_bytes(store.get(f"runs/{outcome.run}/{name}").data)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retrain", description="Retrain the MNIST model and publish it if it is good."
@@ -133,7 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="run the whole job", description=run_description())
     _add_fields(running, list(Settings.model_fields))
     running.add_argument(
-        "--report-dir", type=Path, metavar="DIR", help="write report.html, .json and .md there as well"
+        "--report-dir",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, .json and .md there as well, junit.xml, and comment.md for a pull request",
     )
     running.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
     running.add_argument(

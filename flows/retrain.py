@@ -27,7 +27,7 @@ from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
-from tasks.rivals import as_published, meet
+from tasks.rivals import as_published, compared, meet
 from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
 from tasks.train import train
@@ -88,6 +88,7 @@ def retrain(
             decision=decision,
             provenance=origin,
             exported=portable,
+            comparison=compared(evaluation, rivals, run),
         )
         reports = report(as_published(facts, rivals), run)
         recorded = record(facts, reports, run)

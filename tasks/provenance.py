@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
 import platform
 import subprocess
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from tasks.caching.keys import installed
+from tasks.caching.keys import BUILDS, installed
 from tasks.values import Provenance
 
 PACKAGES = ("keras", "numpy", "prefect", "scikit-learn", "tensorflow")
@@ -24,6 +29,7 @@ def provenance(source: str, seconds: dict[str, float]) -> Provenance:
         code=os.environ.get("RETRAIN_REVISION") or _git_revision() or f"retrain-mnist {installed('retrain-mnist')}",
         python=platform.python_version(),
         packages={name: found for name in PACKAGES if (found := installed(name))},
+        digests={name: found for name in PACKAGES if (found := _digest(name))},
         source=source,
         seconds=seconds,
     )
@@ -38,3 +44,22 @@ def _git_revision() -> str:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()
+
+
+@cache
+def _digest(package: str) -> str:
+    """The SHA-256 over the hashes of a package's files; "" where it is not installed, or does not list its files.
+
+    As its wheel has them: the same whoever installed it, and where. What installers write themselves is left out.
+    """
+    for name in BUILDS.get(package, (package,)):
+        with suppress(PackageNotFoundError):
+            lines = csv.reader((distribution(name).read_text("RECORD") or "").splitlines())
+            rows = sorted(f"{path} {digest}\n" for path, digest, _ in lines if digest and _of_wheel(path))
+            return hashlib.sha256("".join(rows).encode()).hexdigest() if rows else ""
+    return ""
+
+
+def _of_wheel(path: str) -> bool:
+    own = path.startswith("../") or path.endswith(".pyc")
+    return not own and Path(path).name not in {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}

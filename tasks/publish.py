@@ -13,7 +13,9 @@ from tasks.caching.keys import canonical
 from tasks.caching.steps import Run, step
 from tasks.errors import ChampionMoved
 from tasks.page import show_markdown
-from tasks.report.facts import Facts
+from tasks.report.card import card
+from tasks.report.facts import Document, Facts
+from tasks.report.schema import FILE, schema
 from tasks.report.words import accuracy_line, verdict_line
 from tasks.storage import Registry
 from tasks.storage.probe import Capabilities
@@ -49,6 +51,7 @@ def publish(facts: Facts, reports: Reports, rivals: Rivals, capabilities: Capabi
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
     }
+    files["README.md"] = card(Document.model_validate_json(files["report.json"]))
     if facts.exported.file:
         files["model.onnx"] = run.artifacts.get(facts.exported.file)
     try:
@@ -71,7 +74,7 @@ def reason(decision: Decision) -> str:
 def report_files(reports: Reports, run: Run) -> dict[str, bytes]:
     """The report's files by name."""
     named = {"report.html": reports.html, "report.md": reports.markdown, "report.json": reports.data}
-    return {name: run.artifacts.get(artifact) for name, artifact in named.items()}
+    return {name: run.artifacts.get(artifact) for name, artifact in named.items()} | {FILE: schema()}
 
 
 def manifest_facts(facts: Facts) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from tasks.arrays import from_npz
 from tasks.caching.steps import Run
 from tasks.errors import ModelFileError, RegistryError, TrainingError
 from tasks.evaluate import reevaluate
-from tasks.report.facts import Facts
+from tasks.report.comparison import Comparison, compare
+from tasks.report.facts import Document, Facts
 from tasks.storage import Registry
 from tasks.storage.documents import Manifest, Pin, Pointer
 from tasks.storage.probe import Capabilities
-from tasks.values import Artifact, Decision, Prepared, Rival, Rivals, Trained
+from tasks.values import Artifact, Decision, Evaluation, Prepared, Receipt, Rival, Rivals, Trained
 
 LOG = logging.getLogger("retrain.judge")
 
@@ -59,6 +60,31 @@ def as_published(facts: Facts, rivals: Rivals) -> Facts:
     if facts.decision.verdict != "no change" or rivals.published is None:
         return facts
     return facts.model_copy(update={"decision": rivals.published})
+
+
+def compared(evaluation: Evaluation, rivals: Rivals, run: Run) -> Comparison | None:
+    """What the candidate wins and loses against the champion; None before the first, or where it cannot be read.
+
+    Of weights that are published already it is what they were published with.
+    """
+    if rivals.same:
+        return _published_comparison(rivals.same, run) if rivals.published else None
+    champion = rivals.champion
+    if champion is None or champion.predictions is None:
+        return None
+    theirs, labels = from_npz(run.artifacts.get(champion.predictions))
+    ours, same = from_npz(run.artifacts.get(evaluation.predictions))
+    if not np.array_equal(labels, same):
+        return None
+    return compare(int(champion.name.rpartition("v")[2]), labels, theirs, ours)
+
+
+def _published_comparison(same: Receipt, run: Run) -> Comparison | None:
+    registry = Registry(run.store, same.model)
+    try:
+        return Document.model_validate_json(registry.read(same.version, "report.json")).comparison
+    except (RegistryError, ValidationError):
+        return None
 
 
 def _reference(registry: Registry, prepared: Prepared, run: Run) -> Rival | None:

@@ -196,11 +196,15 @@ class Decision(Value):
 
 
 class Provenance(Value):
-    """Where a model comes from: code, packages, and the seconds each step took where it was computed."""
+    """Where a model comes from: code, packages, and the seconds each step took where it was computed.
+
+    `digests` holds a SHA-256 of each package's installed files, by the package's name.
+    """
 
     code: str
     python: str
     packages: dict[str, str]
+    digests: dict[str, Sha256] = {}
     source: str
     seconds: dict[str, float]
 

@@ -8,17 +8,10 @@ same model gives the same bytes. jinja2 and matplotlib are imported when somethi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from tasks.arrays import Bytes, Probabilities
-from tasks.report.facts import Facts, Mistake, worst_mistakes
-
-# How many mistakes the report shows.
-MISTAKES = 30
-
-# Of report.json; goes up when a field changes its meaning or disappears.
-SCHEMA_VERSION = 1
+from tasks.report.facts import Document, Facts, document
 
 
 class Rendered(NamedTuple):
@@ -41,21 +34,16 @@ def render(facts: Facts, images: Bytes, probabilities: Probabilities, labels: By
     """
     from tasks.report import figures, page, words
 
-    mistakes = worst_mistakes(probabilities, labels, MISTAKES)
-    pictures = images[[mistake.image for mistake in mistakes]]
+    told = document(facts, probabilities, labels)
     return Rendered(
-        page=page.render(facts, mistakes, pictures),
-        text=words.markdown(facts).encode(),
-        data=_data(facts, mistakes),
-        run_page=words.run_page(facts, figures.pictures(facts)).encode(),
+        page=page.render(told, images),
+        text=words.markdown(told).encode(),
+        data=_data(told),
+        run_page=words.run_page(told, figures.pictures(facts)).encode(),
     )
 
 
-def _data(facts: Facts, mistakes: Sequence[Mistake]) -> bytes:
-    """report.json: all the facts and the worst mistakes, keys sorted."""
-    data = {
-        "schema_version": SCHEMA_VERSION,
-        **facts.model_dump(mode="json"),
-        "mistakes": [mistake._asdict() for mistake in mistakes],
-    }
-    return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+def _data(told: Document) -> bytes:
+    """report.json, keys sorted."""
+    plain = told.model_dump(mode="json", by_alias=True)
+    return (json.dumps(plain, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

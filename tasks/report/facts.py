@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
 
+from tasks.arrays import Bytes, Probabilities
+from tasks.report.calibration import Calibration, calibration
+from tasks.report.comparison import Comparison
 from tasks.settings import Recipe
 from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Statistics, Trained, Value
 
@@ -16,9 +19,12 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 STEPS = ("download", "preprocess", "train", "evaluate", "load_back", "export")
 
+# How many mistakes the report shows.
+MISTAKES = 30
+
 
 class Facts(Value):
-    """Everything that the report tells."""
+    """What the report is made of, beside images and predictions; `comparison` where there was a champion to meet."""
 
     prepared: Prepared
     recipe: Recipe
@@ -27,6 +33,7 @@ class Facts(Value):
     decision: Decision
     provenance: Provenance
     exported: Export = Export()
+    comparison: Comparison | None = None
 
     @property
     def model(self) -> str:
@@ -43,6 +50,20 @@ class Facts(Value):
         """What each step took, in the order in which they run."""
         return _in_order(self.provenance.seconds, STEPS)
 
+    @property
+    def digests(self) -> list[tuple[str, str]]:
+        """The SHA-256 of what the model was made from, and of what was made."""
+        data, packages = self.prepared, sorted(self.provenance.digests.items())
+        return [
+            ("training images", data.train.images.sha256),
+            ("training labels", data.train.labels.sha256),
+            ("test images", data.test.images.sha256),
+            ("test labels", data.test.labels.sha256),
+            ("model file", self.trained.model.sha256),
+            ("weights", self.trained.weights_digest),
+            *((f"{name} {self.provenance.packages.get(name, '')}".strip(), digest) for name, digest in packages),
+        ]
+
 
 def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
     """The entries with these names first, then any others by name: equal facts must give the same report."""
@@ -50,7 +71,7 @@ def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T
     return [(name, found[name]) for name in [*known, *sorted(found.keys() - known)]]
 
 
-class Mistake(NamedTuple):
+class Mistake(Value):
     """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
 
     image: int
@@ -59,7 +80,30 @@ class Mistake(NamedTuple):
     probability: float
 
 
-def worst_mistakes(probabilities: NDArray[np.float32], labels: NDArray[np.uint8], most: int) -> list[Mistake]:
+class Document(Facts):
+    """What report.json holds: the facts, and what was read off the predictions.
+
+    `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
+    """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    schema_: Literal["report.schema.json"] = Field("report.schema.json", alias="$schema")
+    schema_version: Literal[1] = 1
+    calibration: Calibration
+    mistakes: tuple[Mistake, ...]
+
+
+def document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
+    """Complete the facts with what the predictions show; the arguments are those of `worst_mistakes`."""
+    return Document(
+        **{name: getattr(facts, name) for name in Facts.model_fields},
+        calibration=calibration(probabilities, labels),
+        mistakes=worst_mistakes(probabilities, labels, MISTAKES),
+    )
+
+
+def worst_mistakes(probabilities: Probabilities, labels: Bytes, most: int) -> tuple[Mistake, ...]:
     """The mistakes that the model was surest of, worst first.
 
     Args:
@@ -72,4 +116,7 @@ def worst_mistakes(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]
     wrong = np.flatnonzero(guesses != labels)
     # A stable sort: equal sureness keeps the order of the images, so the same model gives the same report.
     ranked = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
-    return [Mistake(int(i), int(labels[i]), int(guesses[i]), round(float(sureness[i]), 4)) for i in ranked]
+    return tuple(
+        Mistake(image=int(i), truth=int(labels[i]), guess=int(guesses[i]), probability=round(float(sureness[i]), 4))
+        for i in ranked
+    )

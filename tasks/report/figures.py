@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.report.calibration import Bin, Calibration
 from tasks.report.facts import Facts
 from tasks.values import Epoch
 
@@ -38,6 +39,14 @@ def curve_svgs(history: Sequence[Epoch]) -> dict[str, str]:
     Without titles or legend: the page sets those as text.
     """
     return {name: _svg(_curve(history, name), name) for name in CURVES}
+
+
+def calibration_svgs(found: Calibration) -> dict[str, str]:
+    """The reliability curve and how many images it stands on, as inline SVG like `curve_svgs`."""
+    return {
+        "reliability": _svg(_reliability(found.bins), "reliability"),
+        "sureness": _svg(_sureness(found), "sureness"),
+    }
 
 
 def pictures(facts: Facts) -> dict[str, bytes]:
@@ -69,15 +78,60 @@ def _draw_curve(axes: Axes, history: Sequence[Epoch], name: str, ink: str, colou
             # A mark at each epoch tells a single one; many would hide the line.
             marker = "o" if len(values) <= 30 else ""
             axes.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
-    _dress(axes, ink)
-
-
-def _dress(axes: Axes, ink: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("epoch", color=ink)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    _dress(axes, ink, "epoch")
+
+
+def _reliability(bins: Sequence[Bin]) -> Figure:
+    """Share right over probability, with 95 % intervals: a bin of few images says little."""
+    x, y = [each.confidence for each in bins], [each.accuracy for each in bins]
+    intervals = [_interval(round(each.accuracy * each.images), each.images) for each in bins]
+    # Rounding must not put an end on the wrong side of its share.
+    below, above = zip(
+        *((max(0.0, share - low), max(0.0, high - share)) for share, (low, high) in zip(y, intervals, strict=True)),
+        strict=True,
+    )
+    with _drawn((4.1, 2.9)) as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], linestyle=(0, (4, 4)), linewidth=1, color=INK, alpha=0.5)
+        axes.errorbar(x, y, (below, above), color=TRAIN, marker="o", markersize=4, elinewidth=1, linewidth=1.5)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        _dress(axes, INK, "probability that the model gives its guess")
+        return figure
+
+
+def _interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share, from the beta distribution (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(right, images - right + 1, 0.025)) if right else 0.0
+    high = float(betaincinv(right + 1, images - right, 0.975)) if right < images else 1.0
+    return low, high
+
+
+def _sureness(found: Calibration) -> Figure:
+    with _drawn((4.1, 2.9)) as figure:
+        axes = figure.add_subplot()
+        lower = [each.lower for each in found.bins]
+        axes.bar(lower, [each.images for each in found.bins], 0.92 / found.of, align="edge", color=TRAIN, alpha=0.75)
+        from matplotlib.ticker import NullLocator
+
+        # From half an image, so that a single one still shows.
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.5)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(0, 1.02)
+        _dress(axes, INK, "probability that the model gives its guess")
+        return figure
+
+
+def _dress(axes: Axes, ink: str, across: str) -> None:
+    axes.set_xlabel(across, color=ink)
     axes.tick_params(colors=ink, length=3)
     axes.grid(axis="y", color=ink, alpha=0.15)
     for side, spine in axes.spines.items():

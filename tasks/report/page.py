@@ -13,37 +13,48 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import Bytes
 from tasks.report import words
-from tasks.report.facts import Facts, Mistake
-from tasks.report.figures import curve_svgs
+from tasks.report.calibration import Calibration
+from tasks.report.comparison import Change, Comparison
+from tasks.report.facts import Document, Mistake
+from tasks.report.figures import calibration_svgs, curve_svgs
 from tasks.values import Check, Epoch, Evaluation, Statistics
 
 
-def render(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8]) -> bytes:
+def render(told: Document, images: Bytes) -> bytes:
     """The report as HTML.
 
     Args:
-        facts: What to tell.
-        mistakes: The worst mistakes, in order.
-        pictures: Their images, uint8 (mistakes, 784) or (mistakes, 28, 28).
+        told: What to tell.
+        images: The test images, uint8 (n, 784) or (n, 28, 28), for those that are shown.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    source = files("tasks.report").joinpath("report.html.jinja").read_text("utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return template.from_string(source).render(_shown(facts, mistakes, pictures)).encode()
+    return fill("report.html.jinja", _shown(told, images))
 
 
-def _shown(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8]) -> dict[str, Any]:
+def fill(template: str, shown: dict[str, Any]) -> bytes:
+    """A template of this folder with these values, all of them escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    folder = files("tasks.report")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(shown).encode()
+
+
+def _shown(facts: Document, images: Bytes) -> dict[str, Any]:
     evaluation, decision = facts.evaluation, facts.decision
     return {
         "facts": facts,
         "passed": all(check.passed for check in decision.checks),
         "badge": words.badge(decision),
         "percent": words.percent,
-        "sureness": words.sureness,
         "interval": words.interval(decision),
         "headline": words.headline(decision),
         "gate": [(row, _gauge(check)) for row, check in zip(words.gate_rows(decision), decision.checks, strict=True)],
@@ -51,8 +62,10 @@ def _shown(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8
         "epochs": words.epoch_rows(facts.trained.history),
         "confusion": _confusion_rows(evaluation.confusion),
         "classes": list(zip(words.class_rows(facts), _weakest(evaluation), strict=True)),
-        "mistakes": [(mistake, _png_address(image)) for mistake, image in zip(mistakes, pictures, strict=True)],
+        "calibration": _calibration(facts.calibration),
+        "mistakes": [_mistake(mistake, images) for mistake in facts.mistakes],
         "wrong": evaluation.images - evaluation.correct,
+        "comparison": facts.comparison and comparison_shown(facts.comparison, images),
         "statistics": [(name, _statistics_row(split)) for name, split in facts.splits],
         "provenance": [row for row in words.provenance_rows(facts) if row[0] != "Time"],
         "times": _bars(facts.seconds),
@@ -84,6 +97,70 @@ def _curves(history: Sequence[Epoch]) -> list[dict[str, str | None]]:
         {"name": name, "svg": svg, "training": reached(name), "validation": reached(f"validation_{name}")}
         for name, svg in curve_svgs(history).items()
     ]
+
+
+def _calibration(found: Calibration) -> dict[str, Any]:
+    return {
+        "svgs": calibration_svgs(found),
+        "sentence": words.calibration_sentence(found),
+        "rows": words.calibration_rows(found),
+    }
+
+
+def _mistake(mistake: Mistake, images: Bytes) -> dict[str, str]:
+    """What a tile of the picture gallery shows."""
+    taken = f"a {mistake.truth} taken for a {mistake.guess}"
+    return _tile(mistake.image, images, mistake.truth, mistake.guess, mistake.probability) | {"text": taken}
+
+
+def comparison_shown(found: Comparison, images: Bytes | None) -> dict[str, Any]:
+    """What the section on the champion shows.
+
+    Args:
+        found: The comparison.
+        images: The test images, where they can be had.
+    """
+    return {
+        "champion": found.champion,
+        "sentence": words.comparison_sentence(found),
+        "tiles": _tiles(found),
+        "classes": words.changed_classes(found),
+        "galleries": [
+            {
+                "name": name,
+                "count": side.count,
+                "text": text,
+                "tiles": [_change(change, name, images) for change in side.images],
+            }
+            for name, text, side in (
+                ("lost", "what the candidate takes it for", found.lost),
+                ("won", f"what version {found.champion} took it for", found.won),
+            )
+        ],
+    }
+
+
+def _tiles(found: Comparison) -> list[dict[str, str]]:
+    tones = ("fail" if found.lost.count else "", "pass" if found.won.count else "", "", "")
+    return [
+        {"name": row["test images"], "count": row["count"], "tone": tone}
+        for row, tone in zip(words.comparison_rows(found), tones, strict=True)
+    ]
+
+
+def _change(change: Change, name: str, images: Bytes | None) -> dict[str, str]:
+    loser = change.candidate if name == "lost" else change.champion
+    text = (
+        f"a {change.truth}; champion: {change.champion.guess}, {words.sureness(change.champion.probability)}; "
+        f"candidate: {change.candidate.guess}, {words.sureness(change.candidate.probability)}"
+    )
+    return _tile(change.image, images, change.truth, loser.guess, loser.probability) | {"text": text}
+
+
+def _tile(image: int, images: Bytes | None, truth: int, guess: int, probability: float) -> dict[str, str]:
+    address = "" if images is None else _png_address(images[image])
+    sureness = words.sureness(probability)
+    return {"image": f"{image:,}", "address": address, "truth": f"{truth}", "guess": f"{guess}", "sureness": sureness}
 
 
 def _confusion_rows(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, Any]]]:
@@ -131,7 +208,7 @@ def _bars(seconds: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def _png_address(image: NDArray[np.uint8]) -> str:
+def _png_address(image: Bytes) -> str:
     """A square picture as a data address."""
     from PIL import Image
 

@@ -9,7 +9,7 @@ from tasks.report.facts import Facts
 from tasks.values import Reports
 
 
-@step(packages=["matplotlib", "jinja2"])
+@step(packages=["matplotlib", "jinja2", "numpy", "scipy"])
 def report(facts: Facts, run: Run) -> Reports:
     """Render the report and keep it."""
     probabilities, labels = from_npz(run.artifacts.get(facts.evaluation.predictions))

@@ -5,9 +5,16 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import NormalDist
 
-from tasks.report.facts import Facts
+from tasks.paired import loss_bounds, mcnemar
+from tasks.report.calibration import Calibration
+from tasks.report.comparison import Comparison
+from tasks.report.facts import Document, Facts
 from tasks.values import Check, Decision, Epoch, Export
+
+# Normal quantile of a two-sided 95 % interval.
+TWO_SIDED = NormalDist().inv_cdf(0.975)
 
 # What Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
@@ -94,7 +101,7 @@ def _gate_row(check: Check) -> dict[str, str]:
         "check": check.name,
         "value": _loss(check.value) if check.loss else number(check.value, check.limit),
         "needs": needs,
-        "margin": f"{'+' if check.margin >= 0 else '−'}{number(abs(check.margin), check.limit)}",
+        "margin": signed(check.margin, check.limit),
         "result": "pass" if check.passed else "FAIL",
         "because": check.sentence,
     }
@@ -108,19 +115,74 @@ def _loss(negated: float) -> str:
     return f"−{text}" if negated > 0 and text.strip("0.") else text
 
 
+def signed(value: float, unit: float = 1.0) -> str:
+    """A difference with its sign; see `number`."""
+    return f"{'+' if value >= 0 else '−'}{number(abs(value), unit)}"
+
+
+def calibration_sentence(found: Calibration) -> str:
+    """The expected calibration error, and what it is."""
+    return (
+        f"Expected calibration error {found.error:.4f}: how far, on average, the share of right guesses is from the "
+        f"probability that the model gives them. Over {found.of} equally wide bins of that probability."
+    )
+
+
+def calibration_rows(found: Calibration) -> list[dict[str, str]]:
+    """Each bin that holds images."""
+    return [
+        {
+            "probability": f"{each.lower:.3f} to {each.upper:.3f}",
+            "images": f"{each.images:,}",
+            "mean probability": f"{each.confidence:.4f}",
+            "share right": f"{each.accuracy:.4f}",
+            "gap": signed(each.accuracy - each.confidence),
+        }
+        for each in found.bins
+    ]
+
+
+def comparison_sentence(found: Comparison) -> str:
+    """What was won and lost against the champion, and whether that says anything."""
+    low, high = loss_bounds(found.counts, TWO_SIDED)
+    return (
+        f"Accuracy {signed(-found.counts.loss)}, 95 % interval {signed(-high)} to {signed(-low)} (Tango). "
+        f"Two equally good models would differ this much in {percent(mcnemar(found.counts))} of cases (McNemar)."
+    )
+
+
+def comparison_rows(found: Comparison) -> list[dict[str, str]]:
+    """The four kinds of images."""
+    rows = {
+        "lost: only the champion is right": found.lost.count,
+        "won: only the candidate is right": found.won.count,
+        "both wrong": found.both_wrong,
+        "both right": found.both_right,
+    }
+    return [{"test images": name, "count": f"{count:,}"} for name, count in rows.items()]
+
+
+def changed_classes(found: Comparison) -> list[dict[str, str]]:
+    """How many images of each class were lost and won."""
+    return [
+        {"class": str(label), "lost": f"{lost:,}", "won": f"{won:,}", "net": signed(won - lost, 2)}
+        for label, (lost, won) in enumerate(zip(found.lost.per_class, found.won.per_class, strict=True))
+    ]
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person would say them."""
     return f"{seconds / 60:.1f} min" if seconds >= 100 else f"{seconds:.1f} s"
 
 
-def markdown(facts: Facts) -> str:
+def markdown(told: Document) -> str:
     """report.md: for a terminal or a pull request."""
-    return "\n\n".join(_sections(facts)) + "\n"
+    return "\n\n".join(_sections(told)) + "\n"
 
 
-def run_page(facts: Facts, pictures: Mapping[str, bytes]) -> str:
+def run_page(told: Document, pictures: Mapping[str, bytes]) -> str:
     """The report for the run's page in the Prefect interface, with its pictures (PNG) inside."""
-    title, summary, gate, *rest = _sections(facts)
+    title, summary, gate, *rest = _sections(told)
     shown = [
         f"## {name}\n\n![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
         for name, png in pictures.items()
@@ -128,19 +190,28 @@ def run_page(facts: Facts, pictures: Mapping[str, bytes]) -> str:
     return "\n\n".join([title, summary, gate, *shown, *rest]) + "\n"
 
 
-def _sections(facts: Facts) -> list[str]:
+def _sections(facts: Document) -> list[str]:
     decision = facts.decision
     accuracy = f"{accuracy_line(decision)}, loss {facts.evaluation.loss:.4f}".capitalize()
     return [
-        f"# {_plain(facts.model)}: {_plain(verdict_line(decision))}",
-        f"{accuracy}. {_plain(headline(decision))}",
-        "## Gate\n\n" + _table(gate_rows(decision)),
-        "## Training\n\n" + _table(epoch_rows(facts.trained.history)),
-        "## Classes\n\n" + _table(class_rows(facts)),
-        "## Data\n\n" + _table(data_rows(facts)),
+        f"# {plain(facts.model)}: {plain(verdict_line(decision))}",
+        f"{accuracy}. {plain(headline(decision))}",
+        "## Gate\n\n" + table(gate_rows(decision)),
+        *([comparison_section(facts.comparison)] if facts.comparison else []),
+        "## Training\n\n" + table(epoch_rows(facts.trained.history)),
+        "## Classes\n\n" + table(class_rows(facts)),
+        "## Calibration\n\n" + calibration_sentence(facts.calibration),
+        "## Data\n\n" + table(data_rows(facts)),
         "## Where it comes from\n\n"
-        + "\n".join(f"- **{name}**: {_plain(value)}" for name, value in provenance_rows(facts)),
+        + "\n".join(f"- **{name}**: {plain(value)}" for name, value in provenance_rows(facts)),
     ]
+
+
+def comparison_section(found: Comparison) -> str:
+    """The comparison with the champion, with its title."""
+    title = f"## Compared with the champion, version {found.champion}"
+    parts = [title, comparison_sentence(found), table(comparison_rows(found)), table(changed_classes(found))]
+    return "\n\n".join(parts)
 
 
 def epoch_rows(history: Sequence[Epoch]) -> list[dict[str, str]]:
@@ -191,19 +262,18 @@ def data_rows(facts: Facts) -> list[dict[str, str]]:
 
 def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     """Where the model comes from, a line each."""
-    recipe, trained, origin, prepared = facts.recipe, facts.trained, facts.provenance, facts.prepared
+    recipe, trained, origin = facts.recipe, facts.trained, facts.provenance
     device, packages = trained.device, sorted(origin.packages.items())
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     steps = f"{epochs}, batch {recipe.batch_size}, RMSprop {recipe.learning_rate:g}, seed {recipe.seed}"
     return [
         ("Recipe", f"{steps}; {trained.parameters:,} parameters"),
         ("Trained", f"{trained.finished:%Y-%m-%d %H:%M} UTC on the {device.kind.upper()}, {device.name}"),
+        ("Arithmetic", device.arithmetic),
         ("Code", origin.code),
         ("Packages", ", ".join(f"{name} {found}" for name, found in [("Python", origin.python), *packages])),
         ("Source of the data", origin.source),
-        ("Training images, SHA-256", prepared.train.images.sha256),
-        ("Test images, SHA-256", prepared.test.images.sha256),
-        ("Weights, SHA-256", trained.weights_digest),
+        *((f"{name.capitalize()}, SHA-256", digest) for name, digest in facts.digests),
         *_onnx_rows(facts.exported),
         ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in facts.seconds)),
     ]
@@ -217,9 +287,9 @@ def _onnx_rows(exported: Export) -> list[tuple[str, str]]:
     return [("model.onnx", f"onnxruntime predicts the same, to within {exported.largest_difference:.1g}")]
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
+def table(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table whose columns line up in a terminal."""
-    lines = [list(rows[0]), *([_plain(value) for value in row.values()] for row in rows)]
+    lines = [list(rows[0]), *([plain(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     head, *body = (_row(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join([head, _row("-" * width for width in widths), *body])
@@ -229,6 +299,6 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays text, and stays on its line, inside Markdown."""
     return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -69,12 +69,14 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     store = open_store(store_url)
     registry = Registry(store, "mnist")
     assert {file.path for file in registry.manifest(1).files} == {
+        "README.md",
         "model.keras",
         "model.onnx",
         "predictions.npz",
         "report.html",
         "report.json",
         "report.md",
+        "report.schema.json",
     }
     assert model_file.load(registry.read(1, "model.keras")).count_params() == 407_050
     report = json.loads(registry.read(1, "report.json"))

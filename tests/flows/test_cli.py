@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 
 from flows.cli import _parser, _settings, main
@@ -78,7 +80,18 @@ def test_a_rejected_run_exits_with_3_and_its_report_is_copied(
     assert done.returncode == 3
     found = json.loads(done.stdout)
     assert (found["verdict"], found["receipt"]) == ("rejected", None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "comment.md",
+        "junit.xml",
+        "report.html",
+        "report.json",
+        "report.md",
+        "report.schema.json",
+    ]
+    schema = json.loads((tmp_path / "report.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), schema)
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
+    assert "❌ digits: Rejected by the gate" in (tmp_path / "comment.md").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["decision"] == found["decision"]
 
 

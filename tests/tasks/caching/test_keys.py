@@ -113,11 +113,17 @@ DEPENDENTS = {
     "tasks/evaluate.py": {"evaluate"},
     "tasks/load_back.py": {"load_back"},
     "tasks/export.py": {"export"},
+    "tasks/paired.py": {"report"},
     "tasks/report/__init__.py": {"report"},
+    "tasks/report/calibration.py": {"report"},
+    "tasks/report/comparison.py": {"report"},
     "tasks/report/facts.py": {"report"},
     "tasks/report/figures.py": {"report"},
     "tasks/report/page.py": {"report"},
+    "tasks/report/parts.html.jinja": {"report"},
     "tasks/report/report.html.jinja": {"report"},
+    "tasks/report/style.css": {"report"},
+    "tasks/report/report.schema.json": {"report"},  # lies beside the templates; a change of values makes both
     "tasks/report/step.py": {"report"},
     "tasks/report/words.py": {"report"},
 }

@@ -11,7 +11,8 @@ from tasks.arrays import Bytes, Probabilities
 from tasks.evaluate import score
 from tasks.judge import Candidate, decide
 from tasks.report import Rendered, render
-from tasks.report.facts import Facts
+from tasks.report.comparison import compare
+from tasks.report.facts import Document, Facts, document
 from tasks.settings import Gate, Recipe
 from tasks.values import (
     Artifact,
@@ -38,6 +39,10 @@ class Example(NamedTuple):
     images: Bytes
     probabilities: Probabilities
     labels: Bytes
+
+    @property
+    def told(self) -> Document:
+        return document(self.facts, self.probabilities, self.labels)
 
     def render(self) -> Rendered:
         return render(*self)
@@ -66,6 +71,15 @@ def _candidate(evaluation: Evaluation, probabilities: Probabilities, labels: Byt
     return Candidate(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
 
 
+def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
+    """As `example`, beside a champion that gets the last images wrong instead of the first."""
+    made = example(wrong)
+    guesses = made.labels.copy()
+    guesses[-champion_wrong:] = (made.labels[-champion_wrong:] + 2) % CLASSES
+    comparison = compare(7, made.labels, predicted(guesses, made.labels).probabilities, made.probabilities)
+    return made._replace(facts=made.facts.model_copy(update={"comparison": comparison}))
+
+
 def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
     evaluation = score(probabilities, labels, EMPTY)
     return Facts(
@@ -78,6 +92,7 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
             code="abc123",
             python="3.11.7",
             packages={"keras": "3.15.1", "numpy": "2.4.6"},
+            digests={"keras": "a" * 64, "numpy": "b" * 64},
             source="https://mirror.example/mnist/",
             seconds={"train": 9.5, "download": 0.6, "evaluate": 0.3, "preprocess": 130.0},
         ),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import numpy as np
@@ -15,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.report import MISTAKES, page
-from tasks.report.facts import Facts
-from tests.tasks.report.examples import CLASSES, Example, example, predicted
+from tasks.report import page
+from tasks.report.comparison import compare
+from tasks.report.facts import MISTAKES, Document, Facts
+from tasks.report.figures import calibration_svgs, curve_svgs
+from tests.tasks.report.examples import CLASSES, Example, example, predicted, with_champion
 
 VOID = {"meta", "link", "img", "br"}
 NOTHING = np.zeros((0, 784), np.uint8)
@@ -69,9 +70,13 @@ def words_of(text: str) -> str:
     return " ".join(text.split())
 
 
-def with_sentence(facts: Facts, sentence: str) -> Facts:
+def with_sentence(facts: Document, sentence: str) -> Document:
     checks = tuple(check.model_copy(update={"sentence": sentence}) for check in facts.decision.checks)
     return facts.model_copy(update={"decision": facts.decision.model_copy(update={"checks": checks})})
+
+
+def without_pictures(made: Example) -> Document:
+    return made.told.model_copy(update={"mistakes": ()})
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,7 @@ def usual() -> Example:
 
 @pytest.fixture(scope="module")
 def harmless(usual: Example) -> Page:
-    return Page(page.render(usual.facts, [], NOTHING))
+    return Page(page.render(without_pictures(usual), NOTHING))
 
 
 def test_the_same_input_gives_the_same_bytes(usual: Example) -> None:
@@ -159,16 +164,49 @@ def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
 @hypothesis.example("</td><script>alert(1)</script>")
 @hypothesis.example('"><img src=x onerror=alert(1)>&amp;&lt;')
 def test_hostile_text_stays_text(usual: Example, harmless: Page, hostile: str) -> None:
-    made = page.render(with_sentence(usual.facts, hostile), [], NOTHING)
+    made = page.render(with_sentence(without_pictures(usual), hostile), NOTHING)
     # The page has the elements that it always has, and the sentence is among its text.
     assert Page(made).elements == harmless.elements
     assert words_of(hostile.replace("\0", "\ufffd")) in words_of(Page(made).text.replace("\0", "\ufffd"))
 
 
 def test_both_curves_are_drawn(usual: Example) -> None:
-    paths = [path for path in Page(usual.render().page).named("path") if "var(--accent)" in (path.get("style") or "")]
-    # For each of two figures, the line; its marks are one symbol, used at each epoch.
-    assert len([path for path in paths if "fill: none" in (path["style"] or "")]) == 2
+    drawn = curve_svgs(usual.facts.trained.history)
+    # In each, the line; its marks are one symbol, used at each epoch.
+    assert [svg.count("fill: none; stroke: var(--accent)") for svg in drawn.values()] == [1, 1]
+    assert all(svg in usual.render().page.decode() for svg in drawn.values())
+
+
+def test_calibration_is_told_in_every_form_and_drawn(usual: Example) -> None:
+    made, found = usual.render(), usual.told.calibration
+    for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
+        assert f"Expected calibration error {found.error:.4f}" in form
+        assert "15 equally wide bins" in form
+    drawn = calibration_svgs(found)
+    assert all(svg in made.page.decode() for svg in drawn.values())
+    # The curve and an interval for each bin; a column for each bin.
+    assert drawn["reliability"].count("fill: none; stroke: var(--accent)") == 1 + len(found.bins)
+    assert drawn["sureness"].count("fill: var(--accent)") == len(found.bins)
+
+
+def test_the_champion_is_met_only_where_there_is_one(usual: Example) -> None:
+    made = with_champion(wrong=40, champion_wrong=10).render()
+    for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
+        assert "Compared with the champion, version 7" in form
+        assert "Accuracy −0.0750, 95 % interval −0.1" in form
+        assert "won: only the candidate is right" in form
+    assert "The 20 surest of 40." in made.page.decode()
+    assert "All 10." in made.page.decode()
+    assert len(json.loads(made.data)["comparison"]["lost"]["images"]) == 20
+    assert b"Compared" not in usual.render().page + usual.render().text
+
+
+def test_a_champion_that_says_the_same_shows_no_pictures() -> None:
+    made = example()
+    same = compare(1, made.labels, made.probabilities, made.probabilities)
+    page = made._replace(facts=made.facts.model_copy(update={"comparison": same})).render().page.decode()
+    assert "Two equally good models would differ this much in 100.00 % of cases" in page
+    assert "what the candidate takes it for" not in page
 
 
 @pytest.mark.parametrize("validation", [False, True])
@@ -217,15 +255,24 @@ def test_a_model_that_says_one_class_only_is_told_so() -> None:
     assert all(mistake["guess"] == 3 for mistake in data["mistakes"])
 
 
+def test_provenance_is_complete_on_the_page_and_in_words(usual: Example) -> None:
+    made = usual.render()
+    for form in (words_of(Page(made.page).text), made.text.decode()):
+        for part in ("abc123", "seed 0", "a processor", "oneDNN with AVX2", "Python 3.11.7", "a" * 64, "b" * 64):
+            assert part in form
+        for part in ("Keras 3.15.1, SHA-256", "Test labels, SHA-256", "Model file, SHA-256", "2.2 min"):
+            assert part in form
+
+
 def test_square_images_are_the_same_as_flat_ones(usual: Example) -> None:
     assert usual._replace(images=usual.images.reshape(-1, 28, 28)).render() == usual.render()
 
 
 def test_the_json_holds_all_the_facts(usual: Example) -> None:
-    data: dict[str, Any] = json.loads(usual.render().data)
-    assert data.pop("schema_version") == 1
-    assert len(data.pop("mistakes")) == MISTAKES
-    assert Facts.model_validate(data) == usual.facts
+    told = Document.model_validate_json(usual.render().data)
+    assert told == usual.told
+    assert len(told.mistakes) == MISTAKES
+    assert {name: getattr(told, name) for name in Facts.model_fields} == dict(usual.facts)
 
 
 def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:

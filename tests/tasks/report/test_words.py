@@ -82,14 +82,14 @@ def test_a_gauge_shows_value_and_limit_in_their_order(value: float, limit: float
 @given(st.text())
 def test_hostile_text_breaks_no_table(text: str) -> None:
     row = check(0.9, 0.97).model_copy(update={"sentence": text})
-    found = words._table(words.gate_rows(decision(row)))
+    found = words.table(words.gate_rows(decision(row)))
     assert columns(found) == {6}
     assert len(found.splitlines()) == 3
 
 
 @given(st.text())
 def test_hostile_text_is_no_markup(text: str) -> None:
-    found = words._plain(text)
+    found = words.plain(text)
     unescaped = found.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
     assert not set("<[`") & set(unescaped)
     assert len(found.splitlines()) <= 1
@@ -97,9 +97,9 @@ def test_hostile_text_is_no_markup(text: str) -> None:
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_the_run_page_has_the_pictures_inside(validation: bool) -> None:
-    facts = example(validation=validation).facts
-    drawn = pictures(facts)
-    found = words.run_page(facts, drawn)
+    told = example(validation=validation).told
+    drawn = pictures(told)
+    found = words.run_page(told, drawn)
     assert list(drawn) == ["Learning curves", "Confusion matrix"]
     for title, png in drawn.items():
         assert png.startswith(b"\x89PNG")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import example as case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.report import ci
+from tasks.report.facts import Document
+from tests.tasks.report.examples import example, with_champion
+
+USUAL, BAD = example().told, example(wrong=200).told
+
+
+def with_sentence(told: Document, sentence: str) -> Document:
+    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in told.decision.checks)
+    return told.model_copy(update={"decision": told.decision.model_copy(update={"checks": checks})})
+
+
+def suite(told: Document) -> ElementTree.Element:
+    root = ElementTree.fromstring(ci.junit(told))
+    assert root.tag == "testsuites"
+    (found,) = root
+    for name in ("tests", "failures", "errors"):
+        assert root.get(name) == found.get(name)
+    return found
+
+
+def test_each_row_is_a_test_case_and_a_failed_one_carries_the_sentence() -> None:
+    found = suite(BAD)
+    cases = found.findall("testcase")
+    failures = [case for case in cases if case.find("failure") is not None]
+    assert [case.get("name") for case in cases] == [check.name for check in BAD.decision.checks]
+    assert [case.get("name") for case in failures] == ["accuracy", "accuracy lower bound", "lowest class recall"]
+    failure = failures[0].find("failure")
+    assert failure is not None
+    assert failure.get("message") == "200 of 400 test images are right"
+    assert failure.text == "accuracy is 0.5000 and needs ≥ 0.8500: 200 of 400 test images are right"
+    assert (found.get("tests"), found.get("failures"), found.get("errors")) == ("4", "3", "0")
+    assert found.get("name") == "gate of mnist"
+
+
+def test_a_model_that_passed_has_no_failure() -> None:
+    assert suite(USUAL).get("failures") == "0"
+    assert b"<failure" not in ci.junit(USUAL)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text())
+@case("\0\x0b\ud800]]></failure>&<")
+@case("\ufffe")
+def test_hostile_text_leaves_it_well_formed(text: str) -> None:
+    found = suite(with_sentence(BAD, text))
+    assert len(found.findall("testcase")) == 4
+
+
+def test_the_comment_is_short_and_says_verdict_gate_changes_and_where_to_read_on() -> None:
+    told = with_champion().told
+    text = ci.comment(told, "https://example.org/job/7")
+    assert text.startswith("## ✅ mnist: Passed the gate\n")
+    assert text.endswith("\n\n[The whole report](https://example.org/job/7)\n")
+    for check in told.decision.checks:
+        assert check.sentence in text
+    assert "### Compared with the champion, version 7" in text
+    assert "| 0     | 4    | 3   | −1" in text
+    assert len(text.splitlines()) < 50
+    assert "The whole report" not in ci.comment(told, "")
+
+
+def test_a_rejected_model_is_marked_row_by_row() -> None:
+    text = ci.comment(BAD, "")
+    assert text.startswith("## ❌ mnist: Rejected by the gate\n")
+    assert text.count("| ❌") == 3
+    assert text.count("| ✅") == 1
+    assert "Compared" not in text
+
+
+@pytest.mark.parametrize("told", [USUAL, BAD, with_champion().told])
+def test_the_step_summary_holds_the_whole_report(told: Document) -> None:
+    text = ci.summary(told)
+    assert text.index("## ") == 0
+    assert "| train      | 9.5 s   |" in text
+    assert "<details><summary>The whole report</summary>\n\n# mnist" in text
+    assert text.endswith("\n</details>\n")
+    assert "Weights, SHA-256" in text
+
+
+def test_an_error_is_no_markup() -> None:
+    assert ci.failed("cannot <script>\n# x").splitlines()[-1] == "cannot \\<script> # x"
