@@ -5,6 +5,7 @@ Functions of what report.json holds, and of the link to the job. Called by the c
 
 from __future__ import annotations
 
+import io
 import re
 from xml.etree import ElementTree
 
@@ -54,8 +55,9 @@ def junit(told: Document) -> bytes:
             failure = ElementTree.SubElement(element, "failure", {"message": _xml(check.sentence), "type": "gate"})
             failure.text = text
     ElementTree.indent(root)
-    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return text + b"\n"
+    buffer = io.BytesIO()
+    ElementTree.ElementTree(root).write(buffer, encoding="utf-8", xml_declaration=True)
+    return buffer.getvalue() + b"\n"
 
 
 def _measured(told: Document) -> dict[str, str]:
