@@ -11,13 +11,19 @@ MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
 
-.PHONY: run test test-faults test-e2e lint bench lock clean
+.PHONY: install run test test-page test-faults test-e2e lint bench lock clean
+
+install: $(VENV)/run.ok
 
 run: $(VENV)/run.ok
 	@$(VENV)/bin/retrain run --store '$(STORE)' $(if $(MIRROR),--mirror '$(MIRROR)',--or-digits) $(ARGS)
 
 test: lint
-	$(VENV)/bin/python -m pytest --ignore tests/faults --ignore tests/workers
+	$(VENV)/bin/python -m pytest --ignore tests/browser --ignore tests/faults --ignore tests/workers
+
+# The report in a real browser; fails where there is no Chromium and no Chrome. Takes half a minute.
+test-page: $(VENV)/dev.ok
+	$(VENV)/bin/python -m pytest tests/browser
 
 # Servers that fail, publishers and trainings that are killed, writers and runs that race; takes about six minutes.
 test-faults: $(VENV)/dev.ok
