@@ -76,7 +76,7 @@ def verify(options: argparse.Namespace) -> int:
     for version in registry.versions() if options.version is None else [options.version]:
         bad += _reported(f"version {version}", registry.verify(version))
     if options.version is None:
-        bad += _reported("champion and history", registry.verify_succession())
+        bad += _reported("champion, history and reference", registry.verify_succession())
     return 1 if bad else 0
 
 

@@ -32,7 +32,7 @@ def _verdict(outcome: Outcome) -> str:
         return f"REJECTED: {line} Nothing was published."
     if decision.override:
         line = f"{line}\n{verdict_line(decision)}."
-    elif decision.remark:
+    elif decision.remark and (receipt.new or receipt.version != receipt.champion):
         line = f"{line} {decision.remark[:1].upper()}{decision.remark[1:]}."
     if receipt.new:
         return f"PUBLISHED {receipt.model} version {receipt.version}: {line}"

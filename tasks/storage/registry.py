@@ -101,7 +101,7 @@ class Registry:
             raise damaged(address, "was altered")
         return data
 
-    def verify(self, which: int | Pointer) -> list[RegistryError]:
+    def verify(self, which: int | Pointer | Pin) -> list[RegistryError]:
         """Read all of a version again and hash it: one error for each file that is not what was published."""
         try:
             manifest = self.manifest(which)
@@ -116,11 +116,14 @@ class Registry:
         return found
 
     def verify_succession(self) -> list[RegistryError]:
-        """Read pointer and history again: one error for each that is damaged, or names what is not there."""
-        if found := self._succession.verify():
-            return found
-        champion = self.champion()
-        return self.verify(champion) if champion else []
+        """Read pointer, history and pin again: one error for each that is damaged, or names what is not there."""
+        found = self._succession.verify()
+        if not found and (champion := self.champion()):
+            found = self.verify(champion)
+        try:
+            return [*found, *(self.verify(pin) if (pin := self.pinned()) else [])]
+        except RegistryError as error:
+            return [*found, error]
 
     def address(self, version: int, path: str) -> str:
         """Where a version's file lies, as a person would open it."""

@@ -62,6 +62,13 @@ def test_the_kept_trainings_are_whole() -> None:
     assert np.bincount(LABELS).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]  # MNIST's test set
 
 
+def test_the_readme_quotes_the_tables() -> None:
+    readme = (MARKDOWN.parents[2] / "README.md").read_text()
+    quoted = [line for line in readme.splitlines() if line.startswith(("| true loss", "| half the images"))]
+    assert len(quoted) == 5
+    assert set(quoted) <= set(MARKDOWN.read_text().splitlines())
+
+
 def test_a_healthy_seed_passes_and_what_is_worse_does_not(kept: dict[str, Any]) -> None:
     """The promises that the README quotes, from real trainings."""
     rows = {row["what"] or row["loss"]: row for row in kept["losses"]}
