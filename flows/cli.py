@@ -97,7 +97,7 @@ def _flow(settings: Settings) -> Outcome:
     from flows.retrain import retrain
 
     data, recipe, gate = settings.cards()
-    places = {name: getattr(settings, name) for name in ("device", "train_on", "store", "refresh")}
+    places = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
     state = retrain(data, recipe, gate, **places, return_state=True)
     return cast(Outcome, state.result())
 

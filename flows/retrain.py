@@ -11,12 +11,12 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.seeds import evaluate_median, train_seeds
 from flows.summary import step_rows
 from tasks.caching.steps import Run
 from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
-from tasks.evaluate import evaluate
 from tasks.export import exported
 from tasks.judge import judge
 from tasks.load_back import loaded_back
@@ -27,16 +27,16 @@ from tasks.publish import publish, record
 from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
-from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, TrainOn, defaults_for
+from tasks.settings import Data, DeviceChoice, Gate, Recipe, Seeds, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
-from tasks.train import train
 from tasks.values import Decision, Outcome, Receipt, Record
 
 
 def _name() -> str:
-    data, recipe, gate = (flow_run.parameters[name] for name in ("data", "recipe", "gate"))
+    data, recipe, gate, seeds = (flow_run.parameters[name] for name in ("data", "recipe", "gate", "seeds"))
     recipe, _ = defaults_for(data.dataset, recipe, gate)
-    return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}"
+    more = f" and {seeds - 1} more" if seeds > 1 else ""
+    return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}{more}"
 
 
 @flow(name="retrain", flow_run_name=_name)
@@ -46,6 +46,7 @@ def retrain(
     gate: Gate = Gate(),
     device: DeviceChoice = "auto",
     train_on: TrainOn = "here",
+    seeds: Seeds = 1,
     store: str = "./store",
     refresh: tuple[StepName, ...] = (),
 ) -> State[Outcome]:
@@ -57,6 +58,7 @@ def retrain(
         gate: What a model must reach to be published.
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
         train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
+        seeds: How many seeds to train, from the recipe's on; the median model by accuracy is judged.
         store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute anew instead of reusing their cached results.
     """
@@ -67,8 +69,8 @@ def retrain(
 
     source = download(data.dataset, data.mirror, run)
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
-    trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
-    evaluation = evaluate(trained.model, prepared.test, run)
+    trainings = train_seeds(prepared, recipe, seeds, kind, train_on, run)
+    recipe, trained, evaluation, spread = evaluate_median(trainings, prepared.test, run)
     loaded = loaded_back(trained.model, prepared.test, evaluation.predictions, run)
     decision = judge(evaluation, gate, loaded, run)
     portable = exported(trained.model, prepared.test, evaluation.predictions, run)
@@ -81,6 +83,7 @@ def retrain(
         decision=decision,
         provenance=provenance(source.source, run.seconds),
         exported=portable,
+        spread=spread,
     )
     reports = report(facts, run)
     recorded = record(facts, reports, run)

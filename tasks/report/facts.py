@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Statistics, Trained, Value
+from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Spread, Statistics, Trained, Value
 
 T = TypeVar("T")
 
@@ -27,6 +27,7 @@ class Facts(Value):
     decision: Decision
     provenance: Provenance
     exported: Export = Export()
+    spread: Spread | None = None
 
     @property
     def model(self) -> str:

@@ -48,6 +48,8 @@ def _shown(facts: Facts, mistakes: Sequence[Mistake], pictures: NDArray[np.uint8
         "gate": [(row, _gauge(check)) for row, check in zip(words.gate_rows(decision), decision.checks, strict=True)],
         "curves": _curves(facts.trained.history),
         "epochs": words.epoch_rows(facts.trained.history),
+        "spread": words.spread_line(facts.spread) if facts.spread else "",
+        "seeds": words.seed_rows(facts.spread) if facts.spread else [],
         "confusion": _confusion_rows(evaluation.confusion),
         "classes": list(zip(words.class_rows(facts), _weakest(evaluation), strict=True)),
         "mistakes": [(mistake, _png_address(image)) for mistake, image in zip(mistakes, pictures, strict=True)],

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.report.facts import Facts
-from tasks.values import Check, Decision, Epoch, Export
+from tasks.values import Check, Decision, Epoch, Export, Spread
 
 # What Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
@@ -105,6 +105,7 @@ def _sections(facts: Facts) -> list[str]:
         f"{accuracy}. {_plain(headline(decision))}",
         "## Gate\n\n" + _table(gate_rows(decision)),
         "## Training\n\n" + _table(epoch_rows(facts.trained.history)),
+        *_seeds(facts.spread),
         "## Classes\n\n" + _table(class_rows(facts)),
         "## Data\n\n" + _table(data_rows(facts)),
         "## Where it comes from\n\n"
@@ -129,6 +130,30 @@ def _validation(epoch: Epoch) -> dict[str, str]:
         "validation loss": f"{epoch.validation_loss:.4f}",
         "validation accuracy": f"{epoch.validation_accuracy:.4f}",
     }
+
+
+def _seeds(spread: Spread | None) -> list[str]:
+    return [f"## Seeds\n\n{spread_line(spread)}\n\n{_table(seed_rows(spread))}"] if spread else []
+
+
+def spread_line(spread: Spread) -> str:
+    """What the seeds came to, in one line."""
+    return (
+        f"{len(spread.scores)} seeds: mean accuracy {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, "
+        f"{spread.lowest:.4f} to {spread.highest:.4f}. The median, seed {spread.judged}, is judged."
+    )
+
+
+def seed_rows(spread: Spread) -> list[dict[str, str]]:
+    """The accuracy of each seed."""
+    return [
+        {
+            "seed": str(score.seed),
+            "accuracy": f"{score.accuracy:.4f}",
+            "": "the median: judged" if score.seed == spread.judged else "",
+        }
+        for score in spread.scores
+    ]
 
 
 def class_rows(facts: Facts) -> list[dict[str, str]]:
