@@ -56,8 +56,9 @@ def train_on_pool(
         return False
     parameters = _parameters(examples, validation, recipe, device, run)
     with get_client(sync_client=True) as client:
-        child = run.ahead.pop(recipe, None)
-        if child is None:
+        if begun := run.ahead.pop(recipe, None):
+            child = client.read_flow_run(begun)
+        else:
             _require_worker(client)
             child = _start(parameters, _title(recipe))
         LOG.info("train: handed to the work pool %s as the run %r", POOL, child.name)
@@ -82,12 +83,13 @@ def all_at_once(
         _require_worker(client)
         try:
             for recipe in recipes:
-                run.ahead[recipe] = _start(_parameters(examples, validation, recipe, device, run), _title(recipe))
+                child = _start(_parameters(examples, validation, recipe, device, run), _title(recipe))
+                run.ahead[recipe] = child.id  # not the run itself: Prefect refuses it in what a task is given
             LOG.info("train: handed %d trainings to the work pool %s", len(recipes), POOL)
             yield
         finally:
-            for child in run.ahead.values():
-                client.set_flow_run_state(child.id, Cancelling())
+            for left in run.ahead.values():
+                client.set_flow_run_state(left, Cancelling())
             run.ahead.clear()
 
 

@@ -60,7 +60,7 @@ class Run:
         steps: How each step went, in their order.
         makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
         computed: What each cached step took, where it was computed, by its key.
-        ahead: What another machine was asked to do for a step before the step's turn comes, by the step's own input.
+        ahead: Runs that were started elsewhere for a step before its turn comes: their ids, by the step's own input.
         resumes: Whether a step that is computed anew goes on from what is kept of its progress: in a run that does
             one step for another run, which has removed what was older.
     """

@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
     again = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
     assert again.verdict == "published"
     assert "load_back" not in reused(again)
-    assert again.decision.checks[-1].sentence.endswith("test images, bit for bit")
+    assert again.decision.checks[-1].sentence.endswith("images the same in a fresh process, bit for bit")
 
 
 def test_of_several_seeds_the_median_is_judged_and_more_of_them_reuse_those_that_are_there(
