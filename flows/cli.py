@@ -100,7 +100,7 @@ def _flow(settings: Settings, force_publish: str) -> Outcome:
     from flows.retrain import retrain
 
     data, recipe, gate = settings.cards()
-    places = {name: getattr(settings, name) for name in ("device", "train_on", "store", "refresh")}
+    places = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
     state = retrain(data, recipe, gate, **places, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())
 

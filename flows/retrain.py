@@ -11,12 +11,12 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from flows.seeds import evaluate_median, train_seeds
 from flows.summary import step_rows
 from tasks.caching.steps import Run
 from tasks.device import resolve
 from tasks.download import download
 from tasks.errors import GateRejected
-from tasks.evaluate import evaluate
 from tasks.export import exported
 from tasks.judge import judge
 from tasks.load_back import loaded_back
@@ -28,16 +28,16 @@ from tasks.report.facts import Facts
 from tasks.report.step import report
 from tasks.report.words import accuracy_line, verdict_line
 from tasks.rivals import as_published, compared, meet
-from tasks.settings import Data, DeviceChoice, Gate, Recipe, StepName, TrainOn, defaults_for
+from tasks.settings import Data, DeviceChoice, Gate, Recipe, Seeds, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
-from tasks.train import train
 from tasks.values import Decision, Outcome, Receipt, Record, Rivals
 
 
 def _name() -> str:
-    data, recipe, gate = (flow_run.parameters[name] for name in ("data", "recipe", "gate"))
+    data, recipe, gate, seeds = (flow_run.parameters[name] for name in ("data", "recipe", "gate", "seeds"))
     recipe, _ = defaults_for(data.dataset, recipe, gate)
-    return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}"
+    more = f" and {seeds - 1} more" if seeds > 1 else ""
+    return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}{more}"
 
 
 @flow(name="retrain", flow_run_name=_name)
@@ -47,6 +47,7 @@ def retrain(
     gate: Gate = Gate(),
     device: DeviceChoice = "auto",
     train_on: TrainOn = "here",
+    seeds: Seeds = 1,
     store: str = "./store",
     refresh: tuple[StepName, ...] = (),
     force_publish: str = "",
@@ -59,6 +60,7 @@ def retrain(
         gate: What a model must reach to be published.
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
         train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
+        seeds: How many seeds to train, from the recipe's on; the median model by accuracy is judged.
         store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute anew instead of reusing their cached results.
         force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
@@ -70,8 +72,8 @@ def retrain(
 
     source = download(data.dataset, data.mirror, run)
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
-    trained = train(prepared.train, prepared.validation, recipe, kind, train_on, run)
-    evaluation = evaluate(trained.model, prepared.test, run)
+    trainings = train_seeds(prepared, recipe, seeds, kind, train_on, run)
+    recipe, trained, evaluation, spread = evaluate_median(trainings, prepared.test, run)
     loaded = loaded_back(trained.model, prepared.test, evaluation.predictions, run)
     portable = exported(trained.model, prepared.test, evaluation.predictions, run)
     origin = provenance(source.source, run.seconds)
@@ -89,6 +91,7 @@ def retrain(
             provenance=origin,
             exported=portable,
             comparison=compared(evaluation, rivals, run),
+            spread=spread,
         )
         reports = report(as_published(facts, rivals), run)
         recorded = record(facts, reports, run)

@@ -214,7 +214,7 @@ def _loaded_back(loaded: LoadBack, images: int) -> Check:
     if not 0 <= loaded.same <= loaded.images == images:
         return _check(name, 0.0, 1.0, f"{loaded.images:,} images were predicted, {images:,} evaluated")
     apart = f"to within {loaded.largest_difference:.1g}" if loaded.largest_difference else "bit for bit"
-    sentence = f"a fresh process predicts the same for {loaded.same:,} of {images:,} test images, {apart}"
+    sentence = f"{loaded.same:,} of {images:,} images the same in a fresh process, {apart}"
     return _check(name, loaded.same / max(images, 1), 1.0, sentence)
 
 

@@ -91,6 +91,7 @@ def manifest_facts(facts: Facts) -> dict[str, Any]:
         "device": facts.trained.device.model_dump(mode="json"),
         "provenance": facts.provenance.model_dump(mode="json"),
         "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
+        "seeds": facts.spread and facts.spread.model_dump(mode="json"),
         "onnx": facts.exported.model_dump(mode="json"),
         "decision": facts.decision.model_dump(mode="json"),
     }

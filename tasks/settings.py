@@ -21,6 +21,7 @@ Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 TrainOn = Literal["here", "gpu"]
 StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
+Seeds = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -90,6 +91,9 @@ class Settings(Data, Recipe, Gate, BaseSettings):
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     train_on: TrainOn = Field(
         "here", description="Which machine trains: here, this run's own; gpu, a worker of the work pool gpu."
+    )
+    seeds: Seeds = Field(
+        1, description="How many seeds to train, from the recipe's on; the median model by accuracy is judged."
     )
     store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
     refresh: Annotated[tuple[StepName, ...], NoDecode] = Field(

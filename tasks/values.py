@@ -137,6 +137,24 @@ class Evaluation(Value):
     confusion: tuple[tuple[int, ...], ...]
 
 
+class SeedScore(Value):
+    """The test accuracy of the training with one seed."""
+
+    seed: int
+    accuracy: float
+
+
+class Spread(Value):
+    """How the accuracy differs between seeds; `judged` is the seed whose model stands for them."""
+
+    scores: tuple[SeedScore, ...]
+    judged: int
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
 class LoadBack(Value):
     """What a fresh process predicts with the model file, against what was evaluated.
 

@@ -5,7 +5,6 @@ Functions of what report.json holds, and of the link to the job. Called by the c
 
 from __future__ import annotations
 
-import io
 import re
 from xml.etree import ElementTree
 

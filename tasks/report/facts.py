@@ -12,7 +12,7 @@ from tasks.arrays import Bytes, Probabilities
 from tasks.report.calibration import Calibration, calibration
 from tasks.report.comparison import Comparison
 from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Statistics, Trained, Value
+from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Spread, Statistics, Trained, Value
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ class Facts(Value):
     provenance: Provenance
     exported: Export = Export()
     comparison: Comparison | None = None
+    spread: Spread | None = None
 
     @property
     def model(self) -> str:

@@ -11,7 +11,7 @@ from tasks.paired import loss_bounds, mcnemar
 from tasks.report.calibration import Calibration
 from tasks.report.comparison import Comparison
 from tasks.report.facts import Document, Facts
-from tasks.values import Check, Decision, Epoch, Export
+from tasks.values import Check, Decision, Epoch, Export, Spread
 
 # Normal quantile of a two-sided 95 % interval.
 TWO_SIDED = NormalDist().inv_cdf(0.975)
@@ -199,6 +199,7 @@ def _sections(facts: Document) -> list[str]:
         "## Gate\n\n" + table(gate_rows(decision)),
         *([comparison_section(facts.comparison)] if facts.comparison else []),
         "## Training\n\n" + table(epoch_rows(facts.trained.history)),
+        *_seeds(facts.spread),
         "## Classes\n\n" + table(class_rows(facts)),
         "## Calibration\n\n" + calibration_sentence(facts.calibration),
         "## Data\n\n" + table(data_rows(facts)),
@@ -231,6 +232,30 @@ def _validation(epoch: Epoch) -> dict[str, str]:
         "validation loss": f"{epoch.validation_loss:.4f}",
         "validation accuracy": f"{epoch.validation_accuracy:.4f}",
     }
+
+
+def _seeds(spread: Spread | None) -> list[str]:
+    return [f"## Seeds\n\n{spread_line(spread)}\n\n{table(seed_rows(spread))}"] if spread else []
+
+
+def spread_line(spread: Spread) -> str:
+    """What the seeds came to, in one line."""
+    return (
+        f"{len(spread.scores)} seeds: mean accuracy {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, "
+        f"{spread.lowest:.4f} to {spread.highest:.4f}. The median, seed {spread.judged}, is judged."
+    )
+
+
+def seed_rows(spread: Spread) -> list[dict[str, str]]:
+    """The accuracy of each seed."""
+    return [
+        {
+            "seed": str(score.seed),
+            "accuracy": f"{score.accuracy:.4f}",
+            "": "the median: judged" if score.seed == spread.judged else "",
+        }
+        for score in spread.scores
+    ]
 
 
 def class_rows(facts: Facts) -> list[dict[str, str]]:

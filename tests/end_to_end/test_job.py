@@ -161,7 +161,29 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
     again = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
     assert again.verdict == "published"
     assert "load_back" not in reused(again)
-    assert again.decision.checks[-1].sentence.endswith("test images, bit for bit")
+    assert again.decision.checks[-1].sentence.endswith("images the same in a fresh process, bit for bit")
+
+
+def test_of_several_seeds_the_median_is_judged_and_more_of_them_reuse_those_that_are_there(
+    trained_store: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    three = outcome(job(str(trained_store), mirror, seeds=3))
+    assert [step.cached for step in three.steps if step.name == "train"] == [True, False, False]
+    five = outcome(job(str(trained_store), mirror, seeds=5))
+    for name in ("train", "evaluate"):
+        assert [step.cached for step in five.steps if step.name == name] == [True, True, True, False, False]
+    facts = json.loads(open_store(str(trained_store)).get(f"runs/{five.run}/report.json").data)
+    found = {score["seed"]: score["accuracy"] for score in facts["spread"]["scores"]}
+    assert list(found) == [0, 1, 2, 3, 4]
+    assert five.decision.accuracy == sorted(found.values())[2] == found[facts["spread"]["judged"]]
+    assert facts["recipe"]["seed"] == facts["spread"]["judged"]
+    assert facts["trained"]["weights_digest"]
+    assert f"seeds: {facts['spread']['judged']} has accuracy {five.decision.accuracy:.4f}, the median" in caplog.text
+    again = outcome(job(str(trained_store), mirror, seeds=5))
+    assert (again.verdict, set(reused(again))) == ("already published", set(CACHED))
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(cast(Any, again.run)).name == "mnist, 3 epochs, seed 0 and 4 more"
 
 
 def test_an_export_that_predicts_something_else_is_left_out_loudly(

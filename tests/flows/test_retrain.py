@@ -23,6 +23,7 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
         assert field["default"] == Settings.model_fields[name].default or name in {"mirror", "refresh"}
     assert shown["min_accuracy"] | {"minimum": 0, "maximum": 1} == shown["min_accuracy"]
     assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
+    assert shown["seeds"] | {"minimum": 1, "maximum": 100} == shown["seeds"]
     assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
     assert shown["refresh"]["items"]["enum"] == [
         "download",

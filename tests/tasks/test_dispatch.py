@@ -21,7 +21,7 @@ from deployments import setup
 from flows.retrain import retrain
 from tasks import dispatch
 from tasks.caching.steps import Run
-from tasks.dispatch import train_on_pool
+from tasks.dispatch import all_at_once, train_on_pool
 from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
 from tasks.settings import Data, Recipe
 from tasks.train import train
@@ -138,6 +138,28 @@ def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
     with pytest.raises(TrainingCrashed, match=r"the training on the work pool gpu died: the power is gone\. Run again"):
         handed_over(run)
     thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectClient, run: Run) -> None:
+    images, labels = (run.artifacts.put(data, "application/x-npy") for data in (b"images", b"labels"))
+    examples, recipes = Examples(images=images, labels=labels), [Recipe(epochs=7, seed=seed) for seed in range(3)]
+    known = {each.id for each in client.read_flow_runs()}
+
+    def started() -> dict[str, FlowRun]:
+        return {str(each.name): each for each in client.read_flow_runs() if each.id not in known}
+
+    with all_at_once(examples, None, recipes, CPU, run):
+        children = started()
+        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
+        client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
+        client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
+        assert train_on_pool(examples, None, recipes[0], CPU, "gpu", run)
+        with pytest.raises(DispatchError, match="failed: no memory"):
+            train_on_pool(examples, None, recipes[1], CPU, "gpu", run)
+    assert len(started()) == 3, "none was started twice"
+    assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
+    assert not run.ahead
 
 
 @pytest.mark.usefixtures("ready")

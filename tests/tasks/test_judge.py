@@ -152,7 +152,10 @@ def test_what_is_missing_or_contradicts_itself_is_rejected(broken: Evaluation) -
 @pytest.mark.parametrize(
     ("loaded", "why"),
     [
-        ({"same": 9_999, "largest_difference": 0.5}, "the same for 9,999 of 10,000 test images, to within 0.5"),
+        (
+            {"same": 9_999, "largest_difference": 0.5},
+            "9,999 of 10,000 images the same in a fresh process, to within 0.5",
+        ),
         ({"failure": "the process was killed by SIGKILL"}, "the file to be published: the process was killed by"),
         ({"images": 9_999, "same": 9_999}, "9,999 images were predicted, 10,000 evaluated"),
         ({"same": 10_001}, "10,000 images were predicted"),

@@ -182,3 +182,22 @@ def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> No
     assert "Start one: prefect worker start --pool gpu --limit 1" in message
     assert trainings(laptop)[-1]["state"]["type"] == "CANCELLED"
     assert laptop.up().returncode == 0
+
+
+@pytest.mark.timeout(600)
+def test_seeds_wait_in_the_pool_together_and_a_cancelled_run_cancels_them_all(laptop: Laptop) -> None:
+    before = len(trainings(laptop))
+    cancelled = laptop.start("retrain/on-demand", **digits(10), seeds=3)
+    eventually(laptop.checkpoints, 300)
+    ours = [each["id"] for each in trainings(laptop)[before:]]
+    assert len(ours) == 3, "all are in the pool before the first one is done"
+    laptop.api("POST", f"flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    assert laptop.ended(cancelled)["state"]["type"] == "CANCELLED"
+    assert {laptop.ended(run)["state"]["type"] for run in ours} == {"CANCELLED"}
+
+    again = laptop.start("retrain/on-demand", **digits(10), seeds=3)
+    assert laptop.ended(again)["state"]["name"] == "Published"
+    assert [laptop.run(each["id"])["state"]["type"] for each in trainings(laptop)[before + 3 :]] == ["COMPLETED"] * 3
+    assert "seeds: mean" in laptop.log(again)
+    for entry in laptop.checkpoints():
+        laptop.store.delete(entry)
