@@ -229,7 +229,7 @@ def rival(name: str, wrong: Iterable[int]) -> Opponent:
 
 def test_before_the_first_champion_the_rest_decides() -> None:
     decision = decide(measured(answers(range(100))), None, None, Gate())
-    assert (decision.verdict, decision.remark, len(decision.checks)) == ("publish", "no champion yet", 4)
+    assert (decision.verdict, decision.remark, len(decision.checks)) == ("publish", "no champion yet", 5)
 
 
 def test_a_loss_to_the_champion_that_is_shown_rejects_and_reads_as_a_loss() -> None:
