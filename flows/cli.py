@@ -2,7 +2,8 @@
 
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
-    retrain versions | champion | show V | verify [V] | fetch DIR | rollback | history | gc | cache | doctor
+    retrain versions | champion | show V | compare A B | verify [V] | fetch DIR | rollback | history
+    retrain gc | cache | doctor
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
@@ -22,7 +23,7 @@ from typing import Any, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from flows import background, models
+from flows import background, compare, models
 from flows.ahead import import_ahead
 from flows.job import leave, leave_error
 from flows.progress import show_progress
@@ -137,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where no mirror can be reached, train on scikit-learn's digits instead",
     )
     running.set_defaults(command=run)
-    for command, text, arguments in models.COMMANDS:
+    for command, text, arguments in [*models.COMMANDS, *compare.COMMANDS]:
         reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
         for flag, kinds in arguments.items():
             reading.add_argument(flag, **kinds)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from tasks.report.facts import Document
 from tasks.report.words import (
     accuracy_line,
+    badge,
     comparison_section,
     duration,
     gate_rows,
@@ -19,7 +20,6 @@ from tasks.report.words import (
     markdown,
     plain,
     table,
-    verdict_title,
 )
 from tasks.values import Check
 
@@ -98,9 +98,9 @@ def failed(error: str) -> str:
 
 def _head(told: Document) -> list[str]:
     decision = told.decision
-    mark = "❌" if decision.verdict == "reject" else "✅"
+    mark = "✅" if all(check.passed for check in decision.checks) else "❌"
     return [
-        f"## {mark} {plain(told.model)}: {plain(verdict_title(decision))}",
+        f"## {mark} {plain(told.model)}: {plain(badge(decision))}",
         f"{accuracy_line(decision).capitalize()}. {plain(headline(decision))}",
         table([_marked(check, row) for check, row in zip(decision.checks, gate_rows(decision), strict=True)]),
     ]
