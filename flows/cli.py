@@ -2,7 +2,7 @@
 
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
-    retrain versions | champion | history | show V | verify [V] | fetch DIR | rollback | pin V | unpin
+    retrain versions | champion | history | show V | compare A B | verify [V] | fetch DIR | rollback | pin V | unpin
     retrain gc | cache | doctor
 
 Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same, except for
@@ -24,7 +24,7 @@ from typing import Any, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from flows import background, models
+from flows import background, compare, models
 from flows.ahead import import_ahead
 from flows.job import leave, leave_error
 from flows.progress import show_progress
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         help="publish even if the gate rejects the model; who and why is recorded with it. Not from the environment",
     )
     running.set_defaults(command=run)
-    for command, text, arguments in models.COMMANDS:
+    for command, text, arguments in [*models.COMMANDS, *compare.COMMANDS]:
         reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
         for flag, kinds in arguments.items():
             reading.add_argument(flag, **kinds)

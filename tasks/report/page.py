@@ -20,6 +20,7 @@ from tasks.report.calibration import Calibration
 from tasks.report.comparison import Change, Comparison
 from tasks.report.facts import Document, Mistake
 from tasks.report.figures import calibration_svgs, curve_svgs
+from tasks.report.words import Names
 from tasks.values import Check, Epoch, Evaluation, Statistics
 
 
@@ -115,48 +116,49 @@ def _mistake(mistake: Mistake, images: Bytes) -> dict[str, str]:
     return _tile(mistake.image, images, mistake.truth, mistake.guess, mistake.probability) | {"text": taken}
 
 
-def comparison_shown(found: Comparison, images: Bytes | None) -> dict[str, Any]:
+def comparison_shown(found: Comparison, images: Bytes | None, names: Names = Names()) -> dict[str, Any]:
     """What the section on the champion shows.
 
     Args:
         found: The comparison.
         images: The test images, where they can be had.
+        names: How the two models are called.
     """
     return {
         "champion": found.champion,
         "sentence": words.comparison_sentence(found),
-        "tiles": _tiles(found),
+        "tiles": _tiles(found, names),
         "classes": words.changed_classes(found),
         "galleries": [
             {
                 "name": name,
                 "count": side.count,
                 "text": text,
-                "tiles": [_change(change, name, images) for change in side.images],
+                "tiles": [_change(change, side is found.lost, images, names) for change in side.images],
             }
             for name, text, side in (
-                ("lost", "what the candidate takes it for", found.lost),
-                ("won", f"what version {found.champion} took it for", found.won),
+                ("lost", f"what {names.new} takes it for", found.lost),
+                ("won", f"what {names.old} takes it for", found.won),
             )
         ],
     }
 
 
-def _tiles(found: Comparison) -> list[dict[str, str]]:
+def _tiles(found: Comparison, names: Names) -> list[dict[str, str]]:
     tones = ("fail" if found.lost.count else "", "pass" if found.won.count else "", "", "")
     return [
         {"name": row["test images"], "count": row["count"], "tone": tone}
-        for row, tone in zip(words.comparison_rows(found), tones, strict=True)
+        for row, tone in zip(words.comparison_rows(found, names), tones, strict=True)
     ]
 
 
-def _change(change: Change, name: str, images: Bytes | None) -> dict[str, str]:
-    loser = change.candidate if name == "lost" else change.champion
-    text = (
-        f"a {change.truth}; champion: {change.champion.guess}, {words.sureness(change.champion.probability)}; "
-        f"candidate: {change.candidate.guess}, {words.sureness(change.candidate.probability)}"
-    )
-    return _tile(change.image, images, change.truth, loser.guess, loser.probability) | {"text": text}
+def _change(change: Change, lost: bool, images: Bytes | None, names: Names) -> dict[str, str]:
+    said = ((names.old, change.champion), (names.new, change.candidate))
+    each = "; ".join(f"{name}: {model.guess}, {words.sureness(model.probability)}" for name, model in said)
+    wrong = change.candidate if lost else change.champion
+    return _tile(change.image, images, change.truth, wrong.guess, wrong.probability) | {
+        "text": f"a {change.truth}; {each}"
+    }
 
 
 def _tile(image: int, images: Bytes | None, truth: int, guess: int, probability: float) -> dict[str, str]:

@@ -6,12 +6,21 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 from tasks.paired import loss_bounds, mcnemar
 from tasks.report.calibration import Calibration
 from tasks.report.comparison import Comparison
 from tasks.report.facts import Document, Facts
 from tasks.values import Check, Decision, Epoch, Export, Spread
+
+
+class Names(NamedTuple):
+    """How two models that are compared are called."""
+
+    old: str = "the champion"
+    new: str = "the candidate"
+
 
 # Normal quantile of a two-sided 95 % interval.
 TWO_SIDED = NormalDist().inv_cdf(0.975)
@@ -92,10 +101,11 @@ def _measured(check: Check) -> str:
 
 def gate_rows(decision: Decision) -> list[dict[str, str]]:
     """The gate as rows of text."""
-    return [_gate_row(check) for check in decision.checks]
+    return [gate_row(check) for check in decision.checks]
 
 
-def _gate_row(check: Check) -> dict[str, str]:
+def gate_row(check: Check) -> dict[str, str]:
+    """One of the gate's rows as text."""
     needs = f"≤ {_loss(check.limit)}" if check.loss else f"≥ {number(check.limit, check.limit)}"
     return {
         "check": check.name,
@@ -151,11 +161,11 @@ def comparison_sentence(found: Comparison) -> str:
     )
 
 
-def comparison_rows(found: Comparison) -> list[dict[str, str]]:
+def comparison_rows(found: Comparison, names: Names = Names()) -> list[dict[str, str]]:
     """The four kinds of images."""
     rows = {
-        "lost: only the champion is right": found.lost.count,
-        "won: only the candidate is right": found.won.count,
+        f"lost: only {names.old} is right": found.lost.count,
+        f"won: only {names.new} is right": found.won.count,
         "both wrong": found.both_wrong,
         "both right": found.both_right,
     }

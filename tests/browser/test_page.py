@@ -13,15 +13,27 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.tasks.report.examples import Example, example, with_champion
+from tasks.publish import manifest_facts
+from tasks.report.versions import Pair, page
+from tests.tasks.report.examples import example, with_champion
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
-REPORTS: dict[str, Callable[[], Example]] = {
-    "passed": example,
-    "rejected, beside a champion": lambda: with_champion(wrong=300, champion_wrong=200),
-    "perfect, one epoch": lambda: example(wrong=0, epochs=1),
-    "a hundred epochs, validated": lambda: example(epochs=100, validation=True),
+
+def difference() -> bytes:
+    """The page of `retrain compare` for two versions that differ in much."""
+    made = with_champion(wrong=300, champion_wrong=200)
+    old, new = manifest_facts(example(200, epochs=9).facts), manifest_facts(made.facts)
+    pair = Pair("mnist", 1, 2, old | {"data": {"train": "0" * 64}}, new, made.facts.comparison)
+    return page(pair, made.images)
+
+
+PAGES: dict[str, Callable[[], bytes]] = {
+    "passed": lambda: example().render().page,
+    "rejected, beside a champion": lambda: with_champion(wrong=300, champion_wrong=200).render().page,
+    "perfect, one epoch": lambda: example(wrong=0, epochs=1).render().page,
+    "a hundred epochs, validated": lambda: example(epochs=100, validation=True).render().page,
+    "two versions": difference,
 }
 
 # Every piece of text with the boxes that it is drawn in, as far as they can be seen. Text in a part that scrolls ends
@@ -60,23 +72,23 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="module", params=list(REPORTS))
+@pytest.fixture(scope="module", params=list(PAGES))
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_bytes(REPORTS[request.param]().render().page)
+    path.write_bytes(PAGES[request.param]())
     return path
 
 
 def opened(browser: Browser, path: Path, width: int, scheme: Any = "light") -> tuple[Page, list[str]]:
-    """The page, with every `details` open, and whatever it asked for or complained about."""
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    """The tab, with every `details` open, and whatever it asked for or complained about."""
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     events: list[str] = []
-    page.on("console", lambda message: events.append(f"console: {message.text}"))
-    page.on("pageerror", lambda error: events.append(f"error: {error}"))
-    page.on("request", lambda request: events.append(f"request: {request.url[:100]}"))
-    page.goto(path.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    return page, [event for event in events if not event.startswith(("request: data:", f"request: {path.as_uri()}"))]
+    tab.on("console", lambda message: events.append(f"console: {message.text}"))
+    tab.on("pageerror", lambda error: events.append(f"error: {error}"))
+    tab.on("request", lambda request: events.append(f"request: {request.url[:100]}"))
+    tab.goto(path.as_uri())
+    tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    return tab, [event for event in events if not event.startswith(("request: data:", f"request: {path.as_uri()}"))]
 
 
 def overlaps(texts: list[Text]) -> list[tuple[str, str]]:
@@ -97,24 +109,24 @@ def overlaps(texts: list[Text]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 820, 390, 320])
 def test_the_page_is_quiet_fits_and_can_be_read(browser: Browser, report: Path, width: int, scheme: str) -> None:
-    page, events = opened(browser, report, width, scheme)
+    tab, events = opened(browser, report, width, scheme)
     assert events == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    texts: list[Text] = page.evaluate(TEXTS)
-    assert len(texts) > 150
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    texts: list[Text] = tab.evaluate(TEXTS)
+    assert len(texts) > 100
     assert [text for text in texts if text[1] < 0 or text[3] > width + 0.5] == []
     assert overlaps(texts) == []
-    page.close()
+    tab.close()
 
 
 def test_no_drawing_and_no_picture_is_empty(browser: Browser, report: Path) -> None:
-    page, _ = opened(browser, report, 390)
-    sizes = page.evaluate(
+    tab, _ = opened(browser, report, 390)
+    sizes = tab.evaluate(
         "[...document.querySelectorAll('svg, img')].map(each => each.getBoundingClientRect().toJSON())"
     )
     assert all(size["width"] > 20 and size["height"] > 20 for size in sizes)
-    assert page.evaluate("[...document.images].every(each => each.complete && each.naturalWidth == 28)")
-    for drawing in page.query_selector_all("svg"):
+    assert tab.evaluate("[...document.images].every(each => each.complete && each.naturalWidth == 28)")
+    for drawing in tab.query_selector_all("svg"):
         box = drawing.bounding_box()
         line = drawing.query_selector("[style*='var(--accent)']")
         drawn = line and line.bounding_box()
@@ -122,24 +134,24 @@ def test_no_drawing_and_no_picture_is_empty(browser: Browser, report: Path) -> N
         assert drawn
         assert drawn["x"] >= box["x"] - 1
         assert drawn["y"] >= box["y"] - 1
-    page.close()
+    tab.close()
 
 
 def test_dark_is_dark_and_light_is_light(browser: Browser, report: Path) -> None:
     """Of both, ink and paper are far apart: the contrast that WCAG asks of text is 4.5."""
     for scheme in ("light", "dark"):
-        page, _ = opened(browser, report, 390, scheme)
-        paper, ink, soft = page.evaluate(
+        tab, _ = opened(browser, report, 390, scheme)
+        paper, ink, soft = tab.evaluate(
             """() => {
               const style = getComputedStyle(document.querySelector("section"));
-              const soft = getComputedStyle(document.querySelector(".soft"));
+              const soft = getComputedStyle(document.querySelector("th"));
               return [style.backgroundColor, style.color, soft.color].map(text => text.match(/\\d+/g).map(Number));
             }"""
         )
         assert (luminance(paper) < 0.5) == (scheme == "dark")
         assert contrast(paper, ink) > 10
         assert contrast(paper, soft) > 4.5
-        page.close()
+        tab.close()
 
 
 @pytest.mark.parametrize(
@@ -154,14 +166,14 @@ def test_these_tests_see_what_they_look_for(browser: Browser, tmp_path: Path, st
     path = tmp_path / "report.html"
     html = example().render().page
     path.write_bytes(html.replace(b"</style>", style.encode() + b"</style>"))
-    page, events = opened(browser, path, 390)
+    tab, events = opened(browser, path, 390)
     found = {
-        "overlap": bool(overlaps(page.evaluate(TEXTS))),
-        "too wide": page.evaluate("document.documentElement.scrollWidth") > 390,
+        "overlap": bool(overlaps(tab.evaluate(TEXTS))),
+        "too wide": tab.evaluate("document.documentElement.scrollWidth") > 390,
         "refused": any("Content Security Policy" in event for event in events),
     }
     assert [name for name, there in found.items() if there] == [seen]
-    page.close()
+    tab.close()
 
 
 def luminance(colour: list[int]) -> float:

@@ -134,6 +134,24 @@ def test_versions_champion_and_show_read_the_store_alone(
     assert "there is no champion of mnist: nothing was published yet" in errors
 
 
+def test_the_lines_on_the_model_card_load_the_model(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    assert main(["fetch", str(folder), "--store", str(digits[0]), "--dataset", "digits"]) == 0
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{lines}\nprint(probabilities.shape, probabilities.dtype)"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "(1, 10) float32\n", done.stderr
+
+
 def test_cache_shows_step_age_and_size_and_clears_what_is_old(
     digits: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,7 @@ DEPENDENTS = {
     "tasks/report/facts.py": {"report"},
     "tasks/report/figures.py": {"report"},
     "tasks/report/page.py": {"report"},
+    "tasks/report/compare.html.jinja": {"report"},  # lies beside the report's template
     "tasks/report/parts.html.jinja": {"report"},
     "tasks/report/report.html.jinja": {"report"},
     "tasks/report/style.css": {"report"},
