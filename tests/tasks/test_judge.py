@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -357,6 +357,7 @@ policies = st.builds(
 )
 
 
+@settings(deadline=None)  # a busy machine is no reason to fail
 @given(guesses, guesses, guesses, policies, st.lists(st.integers(0, 59)))
 def test_more_correct_predictions_never_turn_a_pass_into_a_failure(
     predicted: Bytes, champions: Bytes, references: Bytes, policy: Gate, mended: list[int]
@@ -370,6 +371,7 @@ def test_more_correct_predictions_never_turn_a_pass_into_a_failure(
     assert after.checks[-2].value >= before.checks[-2].value
 
 
+@settings(deadline=None)
 @given(guesses, guesses, guesses, policies, st.permutations(range(60)))
 def test_the_order_of_the_images_changes_nothing(
     predicted: Bytes, champions: Bytes, references: Bytes, policy: Gate, order: list[int]
@@ -381,6 +383,7 @@ def test_the_order_of_the_images_changes_nothing(
     assert judged_in(list(range(60))) == judged_in(order)
 
 
+@settings(deadline=None)
 @given(guesses, st.floats(0, 1), st.booleans())
 def test_a_model_never_loses_to_itself(predicted: Bytes, allowed: float, pin: bool) -> None:
     policy = NOTHING_ASKED.model_copy(update={"max_regression": allowed})
