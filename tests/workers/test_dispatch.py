@@ -17,6 +17,8 @@ from tests.workers.laptop import Laptop, eventually, gone, kill_all
 # Long enough to be killed in the middle, with other weights in each test.
 EPOCHS = 60
 
+LENIENT = {"min_accuracy": 0.9, "min_accuracy_lower_bound": 0.9, "min_class_recall": 0.5, "max_regression": 0.5}
+
 # What the automation waits for, and some time to notice.
 SILENCE = 180 + 60
 
@@ -31,8 +33,12 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
 
 
 def digits(seed: int, **recipe: object) -> dict[str, Any]:
-    """The parameters of a run that trains differently for each seed."""
-    return {"data": {"dataset": "digits"}, "recipe": {"epochs": EPOCHS, "batch_size": 32, "seed": seed, **recipe}}
+    """The parameters of a run that trains differently for each seed; a seed that is a little worse passes too."""
+    return {
+        "data": {"dataset": "digits"},
+        "recipe": {"epochs": EPOCHS, "batch_size": 32, "seed": seed, **recipe},
+        "gate": LENIENT,
+    }
 
 
 def begin(laptop: Laptop, seed: int, deployment: str = "retrain/on-demand") -> str:
@@ -163,7 +169,7 @@ def test_a_scheduled_run_does_not_overtake_the_one_before(laptop: Laptop) -> Non
 
 @pytest.mark.timeout(600)
 def test_of_a_rejected_run_people_are_told(laptop: Laptop) -> None:
-    run = laptop.start("retrain/ci", **digits(9, epochs=1), gate={"min_accuracy": 0.999})
+    run = laptop.start("retrain/ci", **digits(9, epochs=1) | {"gate": {"min_accuracy": 0.999}})
     rejected = laptop.ended(run)
     assert (rejected["state"]["type"], rejected["state"]["name"]) == ("FAILED", "Rejected")
     told = f"retrain Rejected: {rejected['name']}. Rejected by the gate: accuracy"
