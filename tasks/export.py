@@ -1,8 +1,8 @@
 """The export step: the trained network as model.onnx, published beside model.keras only where it predicts the same.
 
 The graph is written out layer by layer from the model file that is published, for the layers that `tasks.model_file`
-lets in, and refused for anything else; converters of whole TensorFlow graphs (tf2onnx) hold NumPy back. onnxruntime
-then predicts every test image with it. Needs the extra `onnx`; without it nothing is exported.
+lets in, and refused for anything else. onnxruntime then predicts every test image with it. Needs the extra `onnx`;
+without it nothing is exported.
 """
 
 from __future__ import annotations

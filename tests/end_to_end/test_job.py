@@ -22,7 +22,7 @@ from tasks.datasets import DATASETS
 from tasks.errors import GateRejected
 from tasks.settings import Data, Gate, Recipe, StepName
 from tasks.storage import ObjectStore, Registry, open_store
-from tasks.values import Outcome
+from tasks.values import Check, Outcome
 from tests.mirrors import Mirror, gzipped, serving, small_mnist, spec_for
 from tests.tasks.test_load_back import impostor
 
@@ -53,10 +53,16 @@ def outcome(state: State[Outcome]) -> Outcome:
     return cast(Any, state.result())  # type: ignore[no-any-return]
 
 
+def loaded_back(found: Outcome) -> Check:
+    (row,) = [check for check in found.decision.checks if check.name == "loaded back"]
+    return row
+
+
 def reused(found: Outcome) -> list[str]:
     return [step.name for step in found.steps if step.cached]
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str, mirror: Mirror) -> None:
     state = job(store_url, mirror)
     first = outcome(state)
@@ -144,6 +150,7 @@ def test_a_model_below_the_gate_is_rejected_and_its_report_kept(store_url: str, 
     assert b"Rejected by the gate" in store.get(f"runs/{found.run}/report.html").data
 
 
+@pytest.mark.usefixtures("fresh_process")
 def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_again(
     trained_store: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,14 +161,14 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
         assert state.name == "Rejected"
         with pytest.raises(GateRejected, match="loaded back") as rejection:
             state.result()
-    row = cast(Outcome, rejection.value.outcome).decision.checks[-1]
+    row = loaded_back(cast(Outcome, rejection.value.outcome))
     assert (row.value, row.limit, row.passed) == (0, 1, False)
     assert row.sentence == "the file to be published: the process was killed by SIGKILL"
     assert Registry(open_store(str(trained_store)), "mnist").versions() == [1]
     again = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
     assert again.verdict == "published"
     assert "load_back" not in reused(again)
-    assert again.decision.checks[-1].sentence.endswith("images the same in a fresh process, bit for bit")
+    assert loaded_back(again).sentence.endswith("images the same in a fresh process, bit for bit")
 
 
 def test_of_several_seeds_the_median_is_judged_and_more_of_them_reuse_those_that_are_there(
