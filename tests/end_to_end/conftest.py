@@ -1,0 +1,19 @@
+"""What the tests of the whole job share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks import load_back, predictions
+
+
+@pytest.fixture
+def fresh_process() -> None:
+    """For a test that has the model file loaded back as the job does it."""
+
+
+@pytest.fixture(autouse=True)
+def loaded_back_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere in this process: another one would import TensorFlow anew for each model, which takes seconds."""
+    if "fresh_process" not in request.fixturenames:
+        monkeypatch.setattr(load_back, "predict_afresh", predictions.predict)
