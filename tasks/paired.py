@@ -120,7 +120,9 @@ def mcnemar(counts: Counts) -> float:
     Source: Q. McNemar (1947), Note on the sampling error of the difference between correlated proportions or
     percentages, Psychometrika 12:153-157; exact by the binomial distribution of b among the b + c.
     """
+    discordant = counts.only_champion + counts.only_candidate
+    if not discordant:
+        return 1.0
     from scipy.special import bdtr
 
-    discordant = counts.only_champion + counts.only_candidate
     return min(1.0, 2 * float(bdtr(min(counts.only_champion, counts.only_candidate), discordant, 0.5)))
