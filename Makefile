@@ -1,7 +1,10 @@
 # Two commands: `make run` runs the whole job, `make test` checks it. Both install what they need into .venv first.
 
 PYTHON ?= python3
-VENV   := .venv
+# Which TensorFlow: cpu, or gpu on Linux with an NVIDIA driver, which brings CUDA. Each has an environment of its own.
+SET    ?= cpu
+VENV   := $(if $(filter gpu,$(SET)),.venv-gpu,.venv)
+LOCK   := $(if $(filter gpu,$(SET)),requirements-gpu.lock,requirements.lock)
 STORE  ?= ./store
 # Where MNIST comes from (https://, file:// or s3://); empty: the public mirrors, else scikit-learn's digits.
 MIRROR ?=
@@ -40,22 +43,24 @@ lint: $(VENV)/dev.ok
 bench: $(VENV)/dev.ok
 	$(VENV)/bin/python -m tests.benchmarks.bench $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
 
-$(VENV)/run.ok: requirements.lock pyproject.toml
+# The lock files name every package, so pip has nothing to resolve; an old one could not.
+$(VENV)/run.ok: $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("retrain needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.ok: requirements-dev.lock $(VENV)/run.ok
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
-# Versions and hashes, no addresses. Needs uv.
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra cpu
+# Versions and hashes, no addresses. Needs uv. The later ones agree with the first; the last one goes on top of either.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock:
-	$(COMPILE) pyproject.toml --output-file requirements.lock
-	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE) --extra cpu pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra gpu --constraint requirements.lock pyproject.toml --output-file requirements-gpu.lock
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

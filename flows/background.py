@@ -92,6 +92,7 @@ def up(options: argparse.Namespace) -> int:
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
     show_progress()
+    device = _device(options.settings.device)
     store = open_store(options.settings.store)
     check(store)  # a mistake in its address is noticed now, not by the first run
     state = _server(found, options.port, store.url)
@@ -104,7 +105,7 @@ def up(options: argparse.Namespace) -> int:
     for name, (pool, more) in WORKERS.items():
         if not state.alive(name):
             state = _start(state, name, _worker(pool, more))
-    apply(store.url, _device(options.settings.device), options.notify)
+    apply(store.url, device, options.notify)
     for name, (pool, _) in WORKERS.items():
         _at_work(lambda pool=pool: _is_ready(state.api, pool), state, name)  # type: ignore[misc]
     print(_summary(state))

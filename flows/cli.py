@@ -2,12 +2,13 @@
 
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
-    retrain versions | champion | show V | compare A B | verify [V] | fetch DIR | rollback | history
+    retrain versions | champion | history | show V | compare A B | verify [V] | fetch DIR | rollback | pin V | unpin
     retrain gc | cache | doctor
 
-Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same. Exit codes:
+Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same, except for
+`--force-publish`, which has to be said each time. Exit codes:
 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
-results to standard output. Prefect is imported by `run` alone, TensorFlow by the steps that need it.
+results to standard output. Prefect is imported by `run`, `up` and `deploy` alone, TensorFlow by the steps that need it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     """`retrain run`."""
     show_progress()
     try:
-        outcome = _run(options.settings, options.or_digits)
+        outcome = _run(options.settings, options.or_digits, options.force_publish or "")
     except GateRejected as rejection:
         if not isinstance(rejection.outcome, Outcome):
             raise
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
 
-def _run(settings: Settings, or_digits: bool) -> Outcome:
+def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
     from flows.server import client_settings, server
 
     prefect = server(otherwise=background.running())
@@ -87,20 +88,20 @@ def _run(settings: Settings, or_digits: bool) -> Outcome:
     import_ahead(settings)
     prefect.wait()
     try:
-        return _flow(settings)
+        return _flow(settings, force_publish)
     except MirrorsUnreachable:
         if not or_digits:
             raise
         LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
-        return _flow(settings.model_copy(update={"dataset": "digits"}))
+        return _flow(settings.model_copy(update={"dataset": "digits"}), force_publish)
 
 
-def _flow(settings: Settings) -> Outcome:
+def _flow(settings: Settings, force_publish: str) -> Outcome:
     from flows.retrain import retrain
 
     data, recipe, gate = settings.cards()
-    places = {name: getattr(settings, name) for name in ("device", "train_on", "store", "refresh")}
-    state = retrain(data, recipe, gate, **places, return_state=True)
+    places = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
+    state = retrain(data, recipe, gate, **places, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())
 
 
@@ -137,6 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where no mirror can be reached, train on scikit-learn's digits instead",
     )
+    running.add_argument(
+        "--force-publish",
+        type=_reason,
+        metavar="REASON",
+        help="publish even if the gate rejects the model; who and why is recorded with it. Not from the environment",
+    )
     running.set_defaults(command=run)
     for command, text, arguments in [*models.COMMANDS, *compare.COMMANDS]:
         reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -156,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         command_parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("give a reason")
+    return text.strip()
 
 
 def run_description() -> str:

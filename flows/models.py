@@ -33,7 +33,7 @@ DECIDES = {
 def versions(options: argparse.Namespace) -> int:
     """`retrain versions`."""
     registry = _registry(options)
-    pointer, numbers = registry.champion(), registry.versions()
+    pointer, pin, numbers = registry.champion(), registry.pinned(), registry.versions()
     if not numbers:
         print(f"no version of {registry.model} was published to {options.settings.store} yet", file=sys.stderr)
     bad = 0
@@ -42,7 +42,8 @@ def versions(options: argparse.Namespace) -> int:
             line = _line(registry.manifest(version))
         except RegistryError as error:
             bad, line = 1, f"{version:>4}  {error.what}: {error.why}"
-        print(line, "champion" if pointer and pointer.version == version else "", sep="  ")
+        named = [("champion", pointer), ("reference", pin)]
+        print(line, ", ".join(name for name, found in named if found and found.version == version), sep="  ")
     return bad
 
 
@@ -53,6 +54,8 @@ def champion(options: argparse.Namespace) -> int:
     print(_line(registry.manifest(pointer)))
     print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {pointer.reason}")
     print(registry.address(pointer.version, "model.keras"))
+    if pin := registry.pinned():
+        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {pin.reason}")
     return 0
 
 
@@ -73,7 +76,7 @@ def verify(options: argparse.Namespace) -> int:
     for version in registry.versions() if options.version is None else [options.version]:
         bad += _reported(f"version {version}", registry.verify(version))
     if options.version is None:
-        bad += _reported("champion and history", registry.verify_succession())
+        bad += _reported("champion, history and reference", registry.verify_succession())
     return 1 if bad else 0
 
 
@@ -90,6 +93,22 @@ def rollback(options: argparse.Namespace) -> int:
     registry = _registry(options)
     pointer = registry.rollback(options.to, options.reason)
     print(f"the champion of {registry.model} is version {pointer.version}, generation {pointer.generation}")
+    return 0
+
+
+def pin(options: argparse.Namespace) -> int:
+    """`retrain pin VERSION`."""
+    registry = _registry(options)
+    found = registry.pin(options.version, options.reason)
+    print(f"every candidate of {registry.model} is compared with version {found.version} too")
+    return 0
+
+
+def unpin(options: argparse.Namespace) -> int:
+    """`retrain unpin`."""
+    registry = _registry(options)
+    registry.unpin()
+    print(f"every candidate of {registry.model} is compared with the champion alone")
     return 0
 
 
@@ -242,6 +261,15 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
             "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),
+    (
+        pin,
+        "compare every candidate with this version too, so that quality cannot creep down in small steps",
+        {
+            "version": VERSION,
+            "--reason": {"default": "pinned", "metavar": "TEXT", "help": "why, for `retrain champion`"},
+        },
+    ),
+    (unpin, "compare candidates with the champion alone again", {}),
     (history, "list who was champion when, and why", {}),
     (
         gc,

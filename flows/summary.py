@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from tasks.report.words import accuracy_line, duration, gate_rows
+from tasks.report.words import accuracy_line, duration, gate_rows, verdict_line
 from tasks.values import Outcome, StepRun
 
 
@@ -26,13 +26,17 @@ def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
 
 
 def _verdict(outcome: Outcome) -> str:
-    line = accuracy_line(outcome.decision)
-    receipt = outcome.receipt
+    decision, receipt = outcome.decision, outcome.receipt
+    line = f"{accuracy_line(decision)}."
     if receipt is None:
-        return f"REJECTED: {line}. Nothing was published."
+        return f"REJECTED: {line} Nothing was published."
+    if decision.override:
+        line = f"{line}\n{verdict_line(decision)}."
+    elif decision.remark and (receipt.new or receipt.version != receipt.champion):
+        line = f"{line} {decision.remark[:1].upper()}{decision.remark[1:]}."
     if receipt.new:
-        return f"PUBLISHED {receipt.model} version {receipt.version}: {line}."
-    return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}."
+        return f"PUBLISHED {receipt.model} version {receipt.version}: {line}"
+    return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}"
 
 
 def _gate(outcome: Outcome) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ def scale(images: Bytes) -> NDArray[np.float32]:
     return np.multiply(images, np.float32(SCALE), dtype=np.float32)
 
 
-def to_npy(array: Bytes) -> bytes:
+def to_npy(array: NDArray[Any]) -> bytes:
     """An array as .npy bytes; the same array gives the same bytes."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -52,27 +54,65 @@ def train_on_pool(
     """
     if train_on == "here":
         return False
-    inputs = {
-        "examples": examples.model_dump(mode="json"),
-        "validation": validation and validation.model_dump(mode="json"),
-        "recipe": recipe.model_dump(mode="json"),
-    }
-    own = {"device": device.model_dump(mode="json"), "store": run.store.url, "refresh": "train" in run.refresh}
+    parameters = _parameters(examples, validation, recipe, device, run)
     with get_client(sync_client=True) as client:
-        _require_worker(client)
-        child = _start(inputs | own, f"{recipe.epochs} epochs, seed {recipe.seed}")
+        if begun := run.ahead.pop(recipe, None):
+            child = client.read_flow_run(begun)
+        else:
+            _require_worker(client)
+            child = _start(parameters, _title(recipe))
         LOG.info("train: handed to the work pool %s as the run %r", POOL, child.name)
         state = _finished(client, child)
     if not state.is_completed():
-        for artifact in named(inputs):  # one that was lost is mended by the step that made it
+        for artifact in named(parameters):  # one that was lost is mended by the step that made it
             run.artifacts.verify(artifact)
         raise _failed(child, state)
     return True
 
 
+@contextmanager
+def all_at_once(
+    examples: Examples, validation: Examples | None, recipes: Sequence[Recipe], device: DeviceKind, run: Run
+) -> Iterator[None]:
+    """Start these trainings on the pool now; `train_on_pool`, called for each in turn, then waits for its own.
+
+    No threads: waiting is all there is to do. What nobody waited for is cancelled at the end of the block, however that
+    comes. Raises DispatchError as `train_on_pool` does.
+    """
+    with get_client(sync_client=True) as client:
+        _require_worker(client)
+        try:
+            for recipe in recipes:
+                child = _start(_parameters(examples, validation, recipe, device, run), _title(recipe))
+                run.ahead[recipe] = child.id  # not the run itself: Prefect refuses it in what a task is given
+            LOG.info("train: handed %d trainings to the work pool %s", len(recipes), POOL)
+            yield
+        finally:
+            for left in run.ahead.values():
+                client.set_flow_run_state(left, Cancelling())
+            run.ahead.clear()
+
+
 def is_crash(_task: object, _task_run: object, state: State[Any]) -> bool:
     """Whether a failed task is worth another try: Prefect's `retry_condition_fn`."""
     return isinstance(state.data, TrainingCrashed)
+
+
+def _parameters(
+    examples: Examples, validation: Examples | None, recipe: Recipe, device: DeviceKind, run: Run
+) -> dict[str, Any]:
+    return {
+        "examples": examples.model_dump(mode="json"),
+        "validation": validation and validation.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "device": device.model_dump(mode="json"),
+        "store": run.store.url,
+        "refresh": "train" in run.refresh,
+    }
+
+
+def _title(recipe: Recipe) -> str:
+    return f"{recipe.epochs} epochs, seed {recipe.seed}"
 
 
 def _require_worker(client: SyncPrefectClient) -> None:

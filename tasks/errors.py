@@ -60,6 +60,10 @@ class RegistryError(RetrainError):
     """A published version is missing, incomplete or damaged."""
 
 
+class ChampionMoved(RegistryError):
+    """Another version became champion after the decision that a publish is based on."""
+
+
 class DownloadError(RetrainError):
     """No mirror delivered the data set."""
 
@@ -90,6 +94,14 @@ class TrainingCrashed(DispatchError):
 
 class ModelFileError(RetrainError):
     """A model file is unsafe or damaged and was not loaded."""
+
+
+class LoadBackError(RetrainError):
+    """A fresh process could not predict with the model file."""
+
+
+class ExportError(RetrainError):
+    """The model cannot be written as ONNX, or not so that it predicts the same."""
 
 
 class ServerError(RetrainError):

@@ -1,6 +1,7 @@
 """The evaluate step: the exact bytes of the model file, on every test image, once.
 
-Keeps each image's probabilities, so that a later version can be compared image by image.
+Keeps each image's probabilities, so that a later version can be compared image by image. `reevaluate` is the same for a
+published model whose predictions are of other images, or damaged: a step by another name, as a run may take both.
 """
 
 from __future__ import annotations
@@ -9,26 +10,12 @@ import logging
 
 import numpy as np
 
-from tasks import model_file
-from tasks.arrays import Bytes, Probabilities, from_npy, scale, to_npz
+from tasks.arrays import Bytes, Probabilities, from_npy, to_npz
 from tasks.caching.steps import Run, step
-from tasks.errors import TrainingError
+from tasks.predictions import predict
 from tasks.values import Artifact, ClassScore, Evaluation, Examples
 
 LOG = logging.getLogger("retrain.evaluate")
-
-
-def predict(model: bytes, images: Bytes) -> Probabilities:
-    """The model's probabilities, float32 (n, classes), for uint8 images (n, 784).
-
-    Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
-    """
-    found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
-    if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
-        raise TrainingError(
-            "cannot evaluate the model", "its outputs are no probabilities", "Use a lower --learning-rate."
-        )
-    return found
 
 
 def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:
@@ -72,9 +59,19 @@ def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) ->
 @step(packages=["keras", "numpy", "scikit-learn", "tensorflow"])
 def evaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
     """Measure the model file on the test set."""
+    found = _evaluated(model, test, run)
+    LOG.info("evaluate: %d of %d test images right, accuracy %.4f", found.correct, found.images, found.accuracy)
+    return found
+
+
+@step(packages=["keras", "numpy", "scikit-learn", "tensorflow"])
+def reevaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
+    """Measure a published model file on today's test set."""
+    return _evaluated(model, test, run)
+
+
+def _evaluated(model: Artifact, test: Examples, run: Run) -> Evaluation:
     labels = from_npy(run.artifacts.get(test.labels))
     probabilities = predict(run.artifacts.get(model), from_npy(run.artifacts.get(test.images)))
     predictions = run.artifacts.put(to_npz(probabilities, labels), "application/x-npz")
-    found = score(probabilities, labels, predictions)
-    LOG.info("evaluate: %d of %d test images right, accuracy %.4f", found.correct, found.images, found.accuracy)
-    return found
+    return score(probabilities, labels, predictions)

@@ -11,17 +11,20 @@ from typing import Any
 
 from tasks.caching.keys import canonical
 from tasks.caching.steps import Run, step
+from tasks.errors import ChampionMoved
 from tasks.page import show_markdown
 from tasks.report.card import card
 from tasks.report.facts import Document, Facts
 from tasks.report.schema import FILE, schema
-from tasks.report.words import accuracy_line
+from tasks.report.words import accuracy_line, verdict_line
 from tasks.storage import Registry
-from tasks.storage.documents import Pointer
 from tasks.storage.probe import Capabilities
-from tasks.values import Receipt, Record, Reports
+from tasks.values import Decision, Published, Record, Reports, Rivals
 
 LOG = logging.getLogger("retrain.publish")
+
+# How often a run judges, while other runs change the champion, before it gives up.
+ROUNDS = 5
 
 
 @step(cached=False)
@@ -30,36 +33,42 @@ def record(facts: Facts, reports: Reports, run: Run) -> Record:
     files = report_files(reports, run) | {"decision.json": canonical(facts.decision.model_dump(mode="json"))}
     for path, data in files.items():
         run.store.put(f"runs/{run.id}/{path}", data)
-    show_markdown(
-        "report", run.artifacts.get(reports.run_page).decode(), f"{facts.model}: {accuracy_line(facts.decision)}"
-    )
-    return Record(report=run.store.address(f"runs/{run.id}/report.html"))
+    address = run.store.address(f"runs/{run.id}/report.html")
+    page = f"The whole report: `{address}`\n\n{run.artifacts.get(reports.run_page).decode()}"
+    show_markdown("report", page, f"{facts.model}: {accuracy_line(facts.decision)}")
+    return Record(report=address)
 
 
 @step(cached=False, retries=2, retry_delay_seconds=5)
-def publish(facts: Facts, reports: Reports, capabilities: Capabilities, run: Run) -> Receipt:
-    """Publish the model with its predictions and report. A whole champion with the same weights is left as it is."""
+def publish(facts: Facts, reports: Reports, rivals: Rivals, capabilities: Capabilities, run: Run) -> Published:
+    """Publish the model with its predictions and report, in the place of the champion that it was compared with.
+
+    Where that is no longer the champion nothing is published, and the run judges again. Raises ChampionMoved when that
+    happens too often.
+    """
     registry = Registry(run.store, facts.model, capabilities)
-    champion = registry.champion()
-    if champion and _is(facts, champion, registry):
-        LOG.info("publish: version %d has these weights already, nothing to do", champion.version)
-        return registry.receipt(champion.version, champion, new=False)
     files = report_files(reports, run) | {
         "model.keras": run.artifacts.get(facts.trained.model),
         "predictions.npz": run.artifacts.get(facts.evaluation.predictions),
     }
     files["README.md"] = card(Document.model_validate_json(files["report.json"]))
-    receipt = registry.publish(files, manifest_facts(facts), accuracy_line(facts.decision))
+    if facts.exported.file:
+        files["model.onnx"] = run.artifacts.get(facts.exported.file)
+    try:
+        receipt = registry.publish(files, manifest_facts(facts), reason(facts.decision), after=rivals.publish_id)
+    except ChampionMoved as moved:
+        if sum(step.name == "publish" for step in run.steps) >= ROUNDS - 1:
+            raise
+        LOG.warning("publish: another run was first, so the model is judged again: %s", moved)
+        return Published(receipt=None)
     LOG.info("publish: %s version %d, the champion is version %d", facts.model, receipt.version, receipt.champion)
-    return receipt
+    return Published(receipt=receipt)
 
 
-def _is(facts: Facts, champion: Pointer, registry: Registry) -> bool:
-    """Whether the champion has this model's weights and is whole; a damaged one is mended by publishing."""
-    if problems := registry.verify(champion):
-        LOG.warning("publish: the champion is damaged: %s", problems[0])
-        return False
-    return registry.manifest(champion).facts.get("weights_digest") == facts.trained.weights_digest
+def reason(decision: Decision) -> str:
+    """Why the champion changes, for the history."""
+    overridden = f"{verdict_line(decision)}; " if decision.override else ""
+    return f"{overridden}{accuracy_line(decision)}"
 
 
 def report_files(reports: Reports, run: Run) -> dict[str, bytes]:
@@ -73,10 +82,16 @@ def manifest_facts(facts: Facts) -> dict[str, Any]:
     evaluation = facts.evaluation
     return {
         "weights_digest": facts.trained.weights_digest,
-        "data": {name: getattr(facts.prepared, name).images.sha256 for name in ("train", "test")},
+        "data": {
+            "train": facts.prepared.train.images.sha256,
+            "test": facts.prepared.test.images.sha256,
+            "test_labels": facts.prepared.test.labels.sha256,
+        },
         "recipe": facts.recipe.model_dump(mode="json"),
         "device": facts.trained.device.model_dump(mode="json"),
         "provenance": facts.provenance.model_dump(mode="json"),
         "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
+        "seeds": facts.spread and facts.spread.model_dump(mode="json"),
+        "onnx": facts.exported.model_dump(mode="json"),
         "decision": facts.decision.model_dump(mode="json"),
     }

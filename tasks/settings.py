@@ -20,7 +20,8 @@ T = TypeVar("T", bound=Value)
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 TrainOn = Literal["here", "gpu"]
-StepName = Literal["download", "preprocess", "train", "evaluate"]
+StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
+Seeds = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -55,13 +56,19 @@ class Gate(Value):
     min_accuracy_lower_bound: Share = Field(
         0.97, description="Lowest one-sided 95 % lower confidence bound of the accuracy (Wilson)."
     )
-    min_class_recall: Share = Field(0.92, description="Lowest recall of any one class.")
+    min_class_recall: Share = Field(0.90, description="Lowest recall of any one class.")
+    max_regression: Share = Field(
+        0.002,
+        description="Largest loss of accuracy, to the champion and to a pinned version, that may be shown "
+        "(Tango, one-sided 95 %).",
+    )
 
 
 # The digits are fewer: they take more epochs to learn, and 360 test images resolve less than 10,000. Twelve seeds of
-# this recipe reached 0.964 to 0.989, their weakest classes 0.83 to 0.96.
+# this recipe reached 0.964 to 0.989, their weakest classes 0.83 to 0.96. Of all pairs of 30 seeds, 0.940, 0.979 and
+# 0.998 pass with a max_regression of 0.002, 0.005 and 0.01.
 DIGITS_RECIPE = Recipe(epochs=20, batch_size=32)
-DIGITS_GATE = Gate(min_accuracy=0.94, min_accuracy_lower_bound=0.92, min_class_recall=0.75)
+DIGITS_GATE = Gate(min_accuracy=0.94, min_accuracy_lower_bound=0.92, min_class_recall=0.75, max_regression=0.005)
 
 
 def defaults_for(dataset: Dataset, recipe: Recipe, gate: Gate) -> tuple[Recipe, Gate]:
@@ -84,6 +91,9 @@ class Settings(Data, Recipe, Gate, BaseSettings):
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     train_on: TrainOn = Field(
         "here", description="Which machine trains: here, this run's own; gpu, a worker of the work pool gpu."
+    )
+    seeds: Seeds = Field(
+        1, description="How many seeds to train, from the recipe's on; the median model by accuracy is judged."
     )
     store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
     refresh: Annotated[tuple[StepName, ...], NoDecode] = Field(

@@ -137,8 +137,50 @@ class Evaluation(Value):
     confusion: tuple[tuple[int, ...], ...]
 
 
+class SeedScore(Value):
+    """The test accuracy of the training with one seed."""
+
+    seed: int
+    accuracy: float
+
+
+class Spread(Value):
+    """How the accuracy differs between seeds; `judged` is the seed whose model stands for them."""
+
+    scores: tuple[SeedScore, ...]
+    judged: int
+    mean: float
+    deviation: float
+    lowest: float
+    highest: float
+
+
+class LoadBack(Value):
+    """What a fresh process predicts with the model file, against what was evaluated.
+
+    `same` of `images` test images agree; `largest_difference` is that of any probability; `failure` says why there is
+    nothing to compare.
+    """
+
+    images: int = 0
+    same: int = 0
+    largest_difference: float = 0.0
+    failure: str = ""
+
+
+class Export(Value):
+    """model.onnx, which onnxruntime was seen to predict the same with, or why it is left out."""
+
+    file: Artifact | None = None
+    largest_difference: float = 0.0
+    left_out: str = ""
+
+
 class Check(Value):
-    """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left."""
+    """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left.
+
+    Of a `loss` both are negated, so that more is better in every row; a person is shown them as losses.
+    """
 
     name: str
     value: float
@@ -146,15 +188,29 @@ class Check(Value):
     margin: float
     passed: bool
     sentence: str
+    loss: bool = False
+
+
+class Override(Value):
+    """Who had a model published though the gate rejected it, and why."""
+
+    reason: str
+    by: str
 
 
 class Decision(Value):
-    """What the gate said, row by row."""
+    """What the gate said, row by row.
 
-    verdict: Literal["publish", "reject"]
+    The verdict is "no change" for weights that are published already. `remark` says what no row can; `override` is
+    there only where a model is published that the rows reject.
+    """
+
+    verdict: Literal["publish", "reject", "no change"]
     accuracy: float
     interval: tuple[float, float]
     checks: tuple[Check, ...]
+    remark: str = ""
+    override: Override | None = None
 
 
 class Provenance(Value):
@@ -193,6 +249,39 @@ class Receipt(Value):
     champion: int
     decides: Literal["pointer", "history"]
     url: str
+
+
+class Rival(Value):
+    """A published version to compare a candidate with.
+
+    `predictions` are those on today's test set, as `evaluate` keeps them; None where there are none, and `problem` says
+    why.
+    """
+
+    name: str
+    predictions: Artifact | None = None
+    problem: str = ""
+
+
+class Rivals(Value):
+    """What the candidate is compared with, and where the registry stood then.
+
+    `publish_id` is the champion's: it is to be unchanged when the candidate takes its place. `same` names a version
+    that has the candidate's weights, `remark` says so, and `published` is the decision it was published with.
+    """
+
+    champion: Rival | None = None
+    reference: Rival | None = None
+    publish_id: str | None = None
+    same: Receipt | None = None
+    remark: str = ""
+    published: Decision | None = None
+
+
+class Published(Value):
+    """What came of a publish: None where the champion changed meanwhile, and the candidate has to be judged again."""
+
+    receipt: Receipt | None
 
 
 class StepRun(Value):

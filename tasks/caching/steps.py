@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -28,6 +29,7 @@ from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
+from prefect.utilities.annotations import quote
 
 from tasks.caching.inventory import CHECKPOINTS, is_kept, value_of
 from tasks.caching.keys import canonical, differences, key_document, key_of
@@ -58,6 +60,8 @@ class Run:
         local: Where to keep verified copies of a remote store's artifacts.
         steps: How each step went, in their order.
         makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
+        computed: What each cached step took, where it was computed, by its key.
+        ahead: Runs that were started elsewhere for a step before its turn comes: their ids, by the step's own input.
         resumes: Whether a step that is computed anew goes on from what is kept of its progress: in a run that does
             one step for another run, which has removed what was older.
     """
@@ -68,6 +72,8 @@ class Run:
     local: Path = field(default_factory=lambda: home() / "cache")
     steps: list[StepRun] = field(default_factory=list)
     makers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    computed: dict[str, float] = field(default_factory=dict)
+    ahead: dict[Any, Any] = field(default_factory=dict)
     resumes: bool = False
 
     def __post_init__(self) -> None:
@@ -76,8 +82,11 @@ class Run:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What each cached step took, where it was computed: the same in every run that reuses it."""
-        return {step.name: step.computed for step in self.steps if step.computed is not None}
+        """What each cached step took, all its calls together, where they were computed: the same wherever reused."""
+        found: dict[str, list[float]] = {}
+        for key, seconds in self.computed.items():
+            found.setdefault(key.partition("/")[0], []).append(seconds)
+        return {name: round(math.fsum(seconds), 3) for name, seconds in found.items()}
 
 
 def step(
@@ -135,7 +144,13 @@ class Step(Generic[P, V]):
 
         policy = StepKey(self.key) if cached else NO_CACHE
         self._task: Task[P, dict[str, Any]] = Task(
-            compute, name=self.name, cache_policy=policy, persist_result=cached, result_serializer="json", **options
+            compute,
+            name=self.name,
+            task_run_name=self.name,
+            cache_policy=policy,
+            persist_result=cached,
+            result_serializer="json",
+            **options,
         )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
@@ -161,10 +176,14 @@ class Step(Generic[P, V]):
         # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
         task.result_storage = ResultFiles.of(run.store, run.artifacts)
         start = time.perf_counter()
-        state: State[dict[str, Any]] = cast(Any, task)(*args, return_state=True, **kwargs)
+        # Unseen by Prefect, which would draw an arrow from every step before to every step after.
+        given = self._signature.bind(*args, **kwargs).arguments | {"run": quote(run)}
+        state: State[dict[str, Any]] = cast(Any, task)(return_state=True, **given)
         made: Any = state.result()
         reused = state.name == "Cached"
         run.steps.append(self._journal(made, reused, time.perf_counter() - start))
+        if self.cached:
+            run.computed[self.key(*args, **kwargs)] = made["seconds"]
         run.makers |= {artifact.sha256: partial(self, *args, **kwargs) for artifact in named(made["value"])}
         if self._checkpoints and not reused and is_kept(run.store, key := self.key(*args, **kwargs)):
             self._forget(run, key)

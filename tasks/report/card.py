@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from tasks.report.facts import Document, Facts
 from tasks.report.words import (
     accuracy_line,
-    badge,
     calibration_sentence,
     class_rows,
     comparison_section,
@@ -20,6 +19,7 @@ from tasks.report.words import (
     plain,
     provenance_rows,
     table,
+    verdict_line,
 )
 
 
@@ -115,7 +115,7 @@ def _sections(told: Document) -> list[str]:
         f"## Intended use\n\n{USE}",
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(told)),
         f"## How to use it\n\nWith the project that made it installed, in this folder:\n\n```python\n{LOAD}\n```",
-        f"## Gate\n\n{plain(badge(decision))}.\n\n{table(gate_rows(decision))}",
+        f"## Gate\n\n{plain(verdict_line(decision))}.\n\n{table(gate_rows(decision))}",
         *([comparison_section(told.comparison)] if told.comparison else []),
         f"## Classes\n\n{table(class_rows(told))}",
         f"## Data\n\n{source.text if source else model}. {training}",

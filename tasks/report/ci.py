@@ -5,7 +5,6 @@ Functions of what report.json holds, and of the link to the job. Called by the c
 
 from __future__ import annotations
 
-import io
 import re
 from xml.etree import ElementTree
 
@@ -55,9 +54,8 @@ def junit(told: Document) -> bytes:
             failure = ElementTree.SubElement(element, "failure", {"message": _xml(check.sentence), "type": "gate"})
             failure.text = text
     ElementTree.indent(root)
-    buffer = io.BytesIO()
-    ElementTree.ElementTree(root).write(buffer, encoding="utf-8", xml_declaration=True)
-    return buffer.getvalue() + b"\n"
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written + b"\n"
 
 
 def _measured(told: Document) -> dict[str, str]:
@@ -98,7 +96,7 @@ def failed(error: str) -> str:
 
 def _head(told: Document) -> list[str]:
     decision = told.decision
-    mark = "✅" if all(check.passed for check in decision.checks) else "❌"
+    mark = "❌" if decision.verdict == "reject" else "⚠️" if decision.override else "✅"
     return [
         f"## {mark} {plain(told.model)}: {plain(badge(decision))}",
         f"{accuracy_line(decision).capitalize()}. {plain(headline(decision))}",

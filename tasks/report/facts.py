@@ -12,12 +12,12 @@ from tasks.arrays import Bytes, Probabilities
 from tasks.report.calibration import Calibration, calibration
 from tasks.report.comparison import Comparison
 from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Prepared, Provenance, Statistics, Trained, Value
+from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Spread, Statistics, Trained, Value
 
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-STEPS = ("download", "preprocess", "train", "evaluate")
+STEPS = ("download", "preprocess", "train", "evaluate", "load_back", "export")
 
 # How many mistakes the report shows.
 MISTAKES = 30
@@ -32,7 +32,9 @@ class Facts(Value):
     evaluation: Evaluation
     decision: Decision
     provenance: Provenance
+    exported: Export = Export()
     comparison: Comparison | None = None
+    spread: Spread | None = None
 
     @property
     def model(self) -> str:

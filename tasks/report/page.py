@@ -61,6 +61,8 @@ def _shown(facts: Document, images: Bytes) -> dict[str, Any]:
         "gate": [(row, _gauge(check)) for row, check in zip(words.gate_rows(decision), decision.checks, strict=True)],
         "curves": _curves(facts.trained.history),
         "epochs": words.epoch_rows(facts.trained.history),
+        "spread": words.spread_line(facts.spread) if facts.spread else "",
+        "seeds": words.seed_rows(facts.spread) if facts.spread else [],
         "confusion": _confusion_rows(evaluation.confusion),
         "classes": list(zip(words.class_rows(facts), _weakest(evaluation), strict=True)),
         "calibration": _calibration(facts.calibration),

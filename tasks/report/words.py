@@ -12,7 +12,7 @@ from tasks.paired import loss_bounds, mcnemar
 from tasks.report.calibration import Calibration
 from tasks.report.comparison import Comparison
 from tasks.report.facts import Document, Facts
-from tasks.values import Check, Decision, Epoch
+from tasks.values import Check, Decision, Epoch, Export, Spread
 
 
 class Names(NamedTuple):
@@ -24,8 +24,6 @@ class Names(NamedTuple):
 
 # Normal quantile of a two-sided 95 % interval.
 TWO_SIDED = NormalDist().inv_cdf(0.975)
-
-TITLES = {"publish": "Passed the gate", "reject": "Rejected by the gate"}
 
 # What Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
@@ -58,30 +56,47 @@ def accuracy_line(decision: Decision) -> str:
     return f"accuracy {decision.accuracy:.4f}, 95 % interval {low:.4f} to {high:.4f}"
 
 
+def verdict_line(decision: Decision) -> str:
+    """The verdict, and every check that failed; who published a model that was rejected, and why."""
+    failed = ", ".join(check.name for check in decision.checks if not check.passed)
+    if decision.override:
+        return f"Rejected by the gate: {failed}. {_overridden(decision)}"
+    if failed:
+        return f"Rejected by the gate: {failed}"
+    return "Passed the gate" if decision.verdict == "publish" else f"No change: {decision.remark}"
+
+
 def badge(decision: Decision) -> str:
     """The verdict in the fewest words."""
-    return TITLES.get(decision.verdict, decision.verdict.capitalize())
-
-
-def verdict_line(decision: Decision) -> str:
-    """The verdict, and every check that failed."""
-    failed = [check.name for check in decision.checks if not check.passed]
-    return f"Rejected by the gate: {', '.join(failed)}" if failed else "Passed the gate"
+    if decision.override:
+        return "Rejected by the gate, published by override"
+    return verdict_line(decision).partition(":")[0]
 
 
 def headline(decision: Decision) -> str:
-    """The one sentence to read: what failed, or which check was the closest call."""
+    """The one sentence to read: what failed, or which check was the closest call; then what else there is to say."""
     failed = [check for check in decision.checks if not check.passed]
     if failed:
-        text = "; ".join(map(_measured, failed))
-        return f"{text[:1].upper()}{text[1:]}."
-    shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
-    closest = min(shares, key=lambda check: check.margin)
-    return f"Every check holds. The closest call: {_measured(closest)}."
+        said = ["; ".join(map(_measured, failed))]
+    else:
+        shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
+        closest = min(shares, key=lambda check: check.margin)
+        said = ["every check holds", f"the closest call: {_measured(closest)}"]
+    said += [text for text in (decision.remark, _overridden(decision)) if text]
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+
+
+def _overridden(decision: Decision) -> str:
+    return f"Published all the same by {decision.override.by}: {decision.override.reason}" if decision.override else ""
 
 
 def _measured(check: Check) -> str:
-    return f"{check.name} is {number(check.value, check.limit)} and needs {number(check.limit, check.limit)}"
+    value, limit = number(check.value, check.limit), number(check.limit, check.limit)
+    if not check.loss:
+        return f"{check.name} is {value} and needs {limit}"
+    if check.value < -1:
+        return f"{check.name} is unknown, as it {check.sentence}"
+    return f"{check.name} is at least {_loss(check.value)}, allowed {_loss(check.limit)}"
 
 
 def gate_rows(decision: Decision) -> list[dict[str, str]]:
@@ -91,14 +106,23 @@ def gate_rows(decision: Decision) -> list[dict[str, str]]:
 
 def gate_row(check: Check) -> dict[str, str]:
     """One of the gate's rows as text."""
+    needs = f"≤ {_loss(check.limit)}" if check.loss else f"≥ {number(check.limit, check.limit)}"
     return {
         "check": check.name,
-        "value": number(check.value, check.limit),
-        "needs": f"≥ {number(check.limit, check.limit)}",
+        "value": _loss(check.value) if check.loss else number(check.value, check.limit),
+        "needs": needs,
         "margin": signed(check.margin, check.limit),
         "result": "pass" if check.passed else "FAIL",
         "because": check.sentence,
     }
+
+
+def _loss(negated: float) -> str:
+    """A loss of accuracy as a person reads it; below no possible one, it is unknown."""
+    if negated < -1:
+        return "unknown"
+    text = number(abs(negated))
+    return f"−{text}" if negated > 0 and text.strip("0.") else text
 
 
 def signed(value: float, unit: float = 1.0) -> str:
@@ -185,6 +209,7 @@ def _sections(facts: Document) -> list[str]:
         "## Gate\n\n" + table(gate_rows(decision)),
         *([comparison_section(facts.comparison)] if facts.comparison else []),
         "## Training\n\n" + table(epoch_rows(facts.trained.history)),
+        *_seeds(facts.spread),
         "## Classes\n\n" + table(class_rows(facts)),
         "## Calibration\n\n" + calibration_sentence(facts.calibration),
         "## Data\n\n" + table(data_rows(facts)),
@@ -217,6 +242,30 @@ def _validation(epoch: Epoch) -> dict[str, str]:
         "validation loss": f"{epoch.validation_loss:.4f}",
         "validation accuracy": f"{epoch.validation_accuracy:.4f}",
     }
+
+
+def _seeds(spread: Spread | None) -> list[str]:
+    return [f"## Seeds\n\n{spread_line(spread)}\n\n{table(seed_rows(spread))}"] if spread else []
+
+
+def spread_line(spread: Spread) -> str:
+    """What the seeds came to, in one line."""
+    return (
+        f"{len(spread.scores)} seeds: mean accuracy {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, "
+        f"{spread.lowest:.4f} to {spread.highest:.4f}. The median, seed {spread.judged}, is judged."
+    )
+
+
+def seed_rows(spread: Spread) -> list[dict[str, str]]:
+    """The accuracy of each seed."""
+    return [
+        {
+            "seed": str(score.seed),
+            "accuracy": f"{score.accuracy:.4f}",
+            "": "the median: judged" if score.seed == spread.judged else "",
+        }
+        for score in spread.scores
+    ]
 
 
 def class_rows(facts: Facts) -> list[dict[str, str]]:
@@ -260,8 +309,17 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
         ("Packages", ", ".join(f"{name} {found}" for name, found in [("Python", origin.python), *packages])),
         ("Source of the data", origin.source),
         *((f"{name.capitalize()}, SHA-256", digest) for name, digest in facts.digests),
+        *_onnx_rows(facts.exported),
         ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in facts.seconds)),
     ]
+
+
+def _onnx_rows(exported: Export) -> list[tuple[str, str]]:
+    if exported.left_out:
+        return [("model.onnx", f"left out: {exported.left_out}")]
+    if exported.file is None:
+        return []
+    return [("model.onnx", f"onnxruntime predicts the same, to within {exported.largest_difference:.1g}")]
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""The JSON files of a registry: manifests, and pointers (the champion's, and those of the history).
+"""The JSON files of a registry: manifests, pointers (the champion's, and those of the history), and the pin.
 
 Each carries the SHA-256 of what it says, and is read back only as exactly the bytes that `encode` makes of it: with one
 byte changed it is refused. Called by the registry alone.
@@ -79,6 +79,15 @@ class Pointer(Value):
     def entry(self) -> str:
         """The name of its entry in the history."""
         return f"{self.generation:08d}-v{self.version}-{self.publish_id}.json"
+
+
+class Pin(Value):
+    """The version that every candidate is compared with beside the champion, since when and why."""
+
+    version: int
+    identity: Sha256
+    moved: AwareDatetime
+    reason: str
 
 
 def rank(entry: str) -> Rank | None:

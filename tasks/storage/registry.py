@@ -4,6 +4,7 @@
     models/<model>/versions/<n>/…                       the files
     models/<model>/versions/<n>/manifest.json           written last: without it there is no version for readers
     models/<model>/champion.json                        the pointer to the champion
+    models/<model>/reference.json                       the pin: a version that candidates are compared with as well
     models/<model>/history/<generation>-v<n>-<id>.json  every pointer there ever was, by publish id
 
 Readers go pointer → manifest → file and verify each hash, so they see the old champion or the complete new one. A
@@ -19,16 +20,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.errors import KeyMissing, RegistryError, StoreError
-from tasks.storage.documents import File, Manifest, Pointer, damaged, encode, identity, now, read, sha256
+from tasks.errors import ChampionMoved, KeyConflict, KeyMissing, RegistryError, StoreError
+from tasks.storage.documents import File, Manifest, Pin, Pointer, damaged, encode, identity, now, read, sha256
 from tasks.storage.objects import ObjectStore
 from tasks.storage.probe import Capabilities, check
-from tasks.storage.succession import Succession
-from tasks.storage.verified import fetch, write
+from tasks.storage.succession import ANYONE, WITHDRAWAL, Succession
+from tasks.storage.verified import fetch, require, write
 from tasks.values import Receipt
 
-# Seconds to wait, again and again, for another writer to withdraw from a number that both took: 13 s in all.
-WITHDRAWAL = [0.05 * 1.3**count for count in range(17)]
+PIN = "reference.json"
 
 # Names that the registry writes itself.
 OWN = re.compile(r"manifest\.json|content-[0-9a-f]{64}")
@@ -56,14 +56,18 @@ class Registry:
         """Every champion there was, oldest first. Raises RegistryError for an entry that is damaged."""
         return self._succession.history()
 
+    def crowned(self) -> set[int]:
+        """The numbers of all versions that were champion."""
+        return self._succession.crowned()
+
     def versions(self) -> list[int]:
         """The numbers of all complete versions, oldest first."""
         return [number for number, names in self._listing().items() if "manifest.json" in names]
 
-    def manifest(self, which: int | Pointer) -> Manifest:
-        """What a version holds, by its number or as the champion.
+    def manifest(self, which: int | Pointer | Pin) -> Manifest:
+        """What a version holds, by its number, as the champion, or as the pinned one.
 
-        Raises RegistryError where there is no such version, it is damaged, or is not what the pointer names.
+        Raises RegistryError where there is no such version, it is damaged, or is not what the pointer or the pin names.
         """
         version = which if isinstance(which, int) else which.version
         key = self.key(_version(version, "manifest.json"))
@@ -73,7 +77,7 @@ class Registry:
             raise RegistryError(
                 f"cannot read version {version} of {self.model}", "there is no such version", "See `retrain versions`."
             ) from None
-        if manifest.version != version or (isinstance(which, Pointer) and manifest.identity != which.identity):
+        if manifest.version != version or (not isinstance(which, int) and manifest.identity != which.identity):
             raise damaged(self._store.address(key), "is another version's")
         return manifest
 
@@ -97,7 +101,7 @@ class Registry:
             raise damaged(address, "was altered")
         return data
 
-    def verify(self, which: int | Pointer) -> list[RegistryError]:
+    def verify(self, which: int | Pointer | Pin) -> list[RegistryError]:
         """Read all of a version again and hash it: one error for each file that is not what was published."""
         try:
             manifest = self.manifest(which)
@@ -112,11 +116,14 @@ class Registry:
         return found
 
     def verify_succession(self) -> list[RegistryError]:
-        """Read pointer and history again: one error for each that is damaged, or names what is not there."""
-        if found := self._succession.verify():
-            return found
-        champion = self.champion()
-        return self.verify(champion) if champion else []
+        """Read pointer, history and pin again: one error for each that is damaged, or names what is not there."""
+        found = self._succession.verify()
+        if not found and (champion := self.champion()):
+            found = self.verify(champion)
+        try:
+            return [*found, *(self.verify(pin) if (pin := self.pinned()) else [])]
+        except RegistryError as error:
+            return [*found, error]
 
     def address(self, version: int, path: str) -> str:
         """Where a version's file lies, as a person would open it."""
@@ -126,7 +133,9 @@ class Registry:
         """The store's key of a path of this model."""
         return f"{self._base}/{path}"
 
-    def publish(self, files: Mapping[str, bytes], facts: Mapping[str, Any], reason: str) -> Receipt:
+    def publish(
+        self, files: Mapping[str, bytes], facts: Mapping[str, Any], reason: str, after: str | None = ANYONE
+    ) -> Receipt:
         """Publish files as a new version and make it the champion.
 
         The same files again are no new version: an interrupted publish is completed, files that were damaged since are
@@ -136,25 +145,42 @@ class Registry:
             files: Every file by its path below the version.
             facts: Plain JSON: digests of data, code and packages, metrics, the decision.
             reason: Why the champion changes, for the history.
+            after: The publish id of the champion that the decision was made against; None: there was none.
 
         Raises:
+            ChampionMoved: The champion is another one by now. The version is withdrawn again.
             StoreError: The store refused or lost bytes. Nothing a reader sees has changed.
             ValueError: A file has a name that the registry uses itself.
         """
         if reserved := [path for path in files if OWN.fullmatch(path)]:
             raise ValueError(f"reserved file names: {reserved}")
+        if after != ANYONE:  # most who lose a race have lost it by now, and leave no trace
+            self._succession.require(after, None, self.capabilities)
         digests = {path: sha256(data) for path, data in files.items()}
         content = identity(digests)
         version, names = self._claim(content)
         for path, data in files.items():
             if path not in names or not self._holds(version, path, data):
                 write(self._store, self.key(_version(version, path)), data)
+        listed = tuple(File(path=path, size=len(files[path]), sha256=digests[path]) for path in sorted(files))
+        manifest = Manifest(version=version, identity=content, created=now(), files=listed, facts=dict(facts))
         new = "manifest.json" not in names
-        if new or not self._sealed(version, content):
-            listed = tuple(File(path=path, size=len(files[path]), sha256=digests[path]) for path in sorted(files))
-            self._seal(Manifest(version=version, identity=content, created=now(), files=listed, facts=dict(facts)))
-        champion = self._succession.crown(version, content, reason, self.capabilities)
+        try:
+            champion = self._crown(manifest, reason, after, new=new)
+        except ChampionMoved:
+            if new and version not in self.crowned():
+                # Without it there is no version; `retrain gc` removes the rest. Its number stays taken.
+                self._store.delete(self.key(_version(version, "manifest.json")))
+            raise
         return self.receipt(version, champion, new=new)
+
+    def _crown(self, manifest: Manifest, reason: str, after: str | None, *, new: bool) -> Pointer:
+        """Seal a version whose files are there, and make it the champion."""
+        if after != ANYONE:  # before anybody can see the version
+            self._succession.require(after, manifest.version, self.capabilities)
+        if new or not self._sealed(manifest.version, manifest.identity):
+            self._seal(manifest)
+        return self._succession.crown(manifest.version, manifest.identity, reason, self.capabilities, after=after)
 
     def rollback(self, version: int | None, reason: str) -> Pointer:
         """Make an earlier version the champion again, after verifying all of it; the new pointer.
@@ -175,6 +201,47 @@ class Registry:
         if problems := self.verify(version):
             raise problems[0]
         return self._succession.crown(version, self.manifest(version).identity, reason, self.capabilities, again=True)
+
+    def pinned(self) -> Pin | None:
+        """The version to compare with beside the champion. Raises RegistryError where the pin is damaged."""
+        try:
+            return read(self._store, Pin, self.key(PIN))[0]
+        except KeyMissing:
+            return None
+
+    def pin(self, version: int, reason: str) -> Pin:
+        """Pin a version, after verifying all of it, in place of any other.
+
+        Raises RegistryError where there is no such version or it is damaged, or another pin was made meanwhile.
+        """
+        if problems := self.verify(version):
+            raise problems[0]
+        pin = Pin(version=version, identity=self.manifest(version).identity, moved=now(), reason=reason)
+        try:
+            self._put_pin(encode(pin))
+        except KeyConflict as error:
+            raise RegistryError(
+                f"cannot pin version {version}", "another pin was made meanwhile", "See `retrain champion`, then again."
+            ) from error
+        return pin
+
+    def unpin(self) -> None:
+        """Compare candidates with the champion alone; a damaged pin goes too."""
+        self._store.delete(self.key(PIN))
+
+    def _put_pin(self, data: bytes) -> None:
+        """On a condition where the store enforces it, and read back."""
+        key = self.key(PIN)
+        if self.capabilities.decides == "history":
+            write(self._store, key, data)
+            return
+        try:
+            etag = self._store.get(key).etag
+        except KeyMissing:
+            self._store.put_once(key, data)
+        else:
+            self._store.compare_and_swap(key, data, self.capabilities.tag(etag))
+        require(self._store, key, data)
 
     @property
     def capabilities(self) -> Capabilities:

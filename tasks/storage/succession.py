@@ -8,11 +8,12 @@ wrote it, so a reader needs no probe, and writers of both kinds lose nothing to 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from tasks.errors import KeyConflict, KeyMissing, RegistryError, StoreError
+from tasks.errors import ChampionMoved, KeyConflict, KeyMissing, RegistryError, StoreError
 from tasks.storage.documents import Pointer, Rank, damaged, encode, now, rank, read
 from tasks.storage.objects import ObjectStore
 from tasks.storage.probe import Capabilities
@@ -20,6 +21,12 @@ from tasks.storage.verified import write
 
 # How often a writer tries to move the pointer while others move it too.
 MOVES = 20
+
+# Seconds to wait, again and again, for another writer to withdraw what both took: 13 s in all.
+WITHDRAWAL = [0.05 * 1.3**count for count in range(17)]
+
+# In place of the publish id of a champion: whoever it is.
+ANYONE = "anyone"
 
 
 class Succession:
@@ -48,6 +55,10 @@ class Succession:
             found[pointer.entry] = pointer
         return sorted(found.values(), key=lambda entry: entry.rank)
 
+    def crowned(self) -> set[int]:
+        """The numbers of all versions that were champion, by the names of the history alone."""
+        return {number for _, number, _ in self._past().values()}
+
     def verify(self) -> list[RegistryError]:
         """One error for each file here that is not as it was written."""
         looks: list[Callable[[], object]] = [self.champion, *(partial(self._entry, name) for name in self._past())]
@@ -59,20 +70,45 @@ class Succession:
                 found.append(error)
         return found
 
+    def require(self, after: str | None, version: int | None, capabilities: Capabilities) -> None:
+        """Raise ChampionMoved where `crown` would; without a version, where it would for a new one."""
+        pointer, _ = self._pointer(mend=capabilities.decides == "history")
+        self._require(after, version, self._newest(pointer, past := self._past()), past)
+
     def crown(
-        self, version: int, content: str, reason: str, capabilities: Capabilities, *, again: bool = False
+        self,
+        version: int,
+        content: str,
+        reason: str,
+        capabilities: Capabilities,
+        *,
+        again: bool = False,
+        after: str | None = ANYONE,
     ) -> Pointer:
         """Make a version the champion and record it, if it was none before or is to be one `again`.
 
-        Returns its pointer; where there is nothing to do, the current champion's. Raises StoreError.
+        Args:
+            version: Its number.
+            content: Its identity.
+            reason: Why, for the history.
+            capabilities: What the store can do.
+            again: Also if it was champion before.
+            after: The publish id of the champion that it may succeed; None: only if there is none.
+
+        Returns its pointer; where there is nothing to do, the current champion's.
+
+        Raises:
+            ChampionMoved: The champion is another one by now. Nothing a reader sees has changed.
+            StoreError: The store refused.
         """
         publish_id = uuid.uuid4().hex
         for _ in range(MOVES):
             (pointer, etag), past = self._pointer(mend=again or capabilities.decides == "history"), self._past()
             current = self._newest(pointer, past)
-            if current and not again and version in {number for _, number, _ in past.values()} | {current.version}:
+            if current and not again and version in _versions(current, past):
                 self._settle(current, past, capabilities)
                 return current
+            self._require(after, version, current, past)
             mine = Pointer(
                 version=version,
                 identity=content,
@@ -86,6 +122,8 @@ class Succession:
             if current:
                 self._record(current, past)  # the one who moved it may have been killed
             if capabilities.decides == "history" or self._move(etag, mine, capabilities):
+                if capabilities.decides == "history" and after != ANYONE and not self._take(mine, past):
+                    continue
                 self._settle(mine, past, capabilities)
                 return mine
         raise StoreError(
@@ -93,6 +131,35 @@ class Succession:
             f"{self._store.address(self._key('champion.json'))} changed {MOVES} times meanwhile",
             "Run again: the version is complete and only the pointer has to move.",
         )
+
+    def _require(
+        self, after: str | None, version: int | None, current: Pointer | None, past: Mapping[str, Rank]
+    ) -> None:
+        """Raise ChampionMoved unless the champion is the one to succeed, or the version was champion itself."""
+        found = current.publish_id if current else None
+        if after in {ANYONE, found} or (current and version in _versions(current, past)):
+            return
+        who = f"version {current.version} is" if current else "there is none"
+        raise ChampionMoved("cannot replace the champion", f"{who} by now", "Run again.")
+
+    def _take(self, mine: Pointer, past: Mapping[str, Rank]) -> bool:
+        """Enter the history alone, where no condition can hold back a writer that was judged against the same champion.
+
+        As with a version's number (see the registry): of two that enter one generation at least one sees the other.
+        The lowest stays and waits until the others have withdrawn; whoever sees a lower one withdraws. For that moment
+        readers may see the other, which has passed the gate too. False after withdrawing.
+        """
+        self._record(mine, past)
+        for wait in WITHDRAWAL:
+            generation = {entry: found for entry, found in self._past().items() if found[0] == mine.generation}
+            if generation.keys() <= {mine.entry}:
+                return True
+            if min(generation.values()) < mine.rank:
+                break
+            time.sleep(wait)
+        self._store.delete(self._key(f"history/{mine.entry}"))
+        self._repair()
+        return False
 
     def _move(self, etag: str | None, pointer: Pointer, capabilities: Capabilities) -> bool:
         """Compare and swap the pointer. False where another writer was first."""
@@ -174,3 +241,8 @@ class Succession:
 
     def _key(self, path: str) -> str:
         return f"{self._base}/{path}"
+
+
+def _versions(current: Pointer, past: Mapping[str, Rank]) -> set[int]:
+    """The numbers of all versions that are or were champion."""
+    return {number for _, number, _ in past.values()} | {current.version}

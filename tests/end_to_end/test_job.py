@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -16,19 +16,20 @@ from prefect.client.schemas.objects import State
 
 from flows.cli import main
 from flows.retrain import retrain
-from tasks import model_file
+from tasks import export, load_back, model_file
 from tasks.caching.inventory import kept
 from tasks.datasets import DATASETS
 from tasks.errors import GateRejected
-from tasks.settings import Data, Gate, Recipe
+from tasks.settings import Data, Gate, Recipe, StepName
 from tasks.storage import ObjectStore, Registry, open_store
 from tasks.values import Outcome
 from tests.mirrors import Mirror, gzipped, serving, small_mnist, spec_for
+from tests.tasks.test_load_back import impostor
 
 CONTENTS = small_mnist()
 RECIPE = Recipe(epochs=3, batch_size=32)
-LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2)
-CACHED = ["download", "preprocess", "train", "evaluate", "report"]
+LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2, max_regression=0.5)
+CACHED = ["download", "preprocess", "train", "evaluate", "load_back", "export", "report"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -61,6 +62,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     first = outcome(state)
     assert (state.name, first.verdict, reused(first)) == ("Published", "published", [])
     assert first.decision.accuracy > 0.9
+    assert (first.decision.checks[-1].name, first.decision.checks[-1].value) == ("loaded back", 1.0)
     assert first.receipt
     assert (first.receipt.version, first.receipt.champion) == (1, 1)
 
@@ -69,6 +71,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert {file.path for file in registry.manifest(1).files} == {
         "README.md",
         "model.keras",
+        "model.onnx",
         "predictions.npz",
         "report.html",
         "report.json",
@@ -90,7 +93,12 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert mirror.asked == asked, "a cached run asks no mirror"
     assert not list(store.list("checkpoints/")), "none outlives its training"
     assert list(store.list("models/")) == versions
-    assert second.decision == first.decision
+    assert (first.decision.verdict, first.decision.remark) == ("publish", "no champion yet")
+    assert (second.decision.verdict, second.decision.remark) == ("no change", "version 1 has these weights already")
+    assert second.decision.checks[:4] == first.decision.checks
+    for name in ("report.html", "report.json", "report.md"):
+        kept = store.get(f"runs/{second.run}/{name}").data
+        assert kept == registry.read(1, name), "where nothing changes the report is the version's own"
 
 
 def test_a_change_reruns_what_depends_on_it_and_says_why(
@@ -103,16 +111,16 @@ def test_a_change_reruns_what_depends_on_it_and_says_why(
     assert changed.receipt
     assert (changed.receipt.version, changed.receipt.champion) == (2, 2)
     stricter = outcome(job(str(tmp_path), mirror, gate=LENIENT.model_copy(update={"min_class_recall": 0.21})))
-    assert reused(stricter) == ["download", "preprocess", "train", "evaluate"]
+    assert reused(stricter) == ["download", "preprocess", "train", "evaluate", "load_back", "export"]
 
 
 def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path, mirror: Mirror) -> None:
     first = outcome(job(str(tmp_path), mirror))
-    again = outcome(job(str(tmp_path), mirror, refresh=("download", "preprocess", "train", "evaluate")))
+    again = outcome(job(str(tmp_path), mirror, refresh=get_args(StepName)))
     assert reused(again) == []
-    assert again.decision == first.decision
+    assert again.decision.checks[:4] == first.decision.checks
     assert again.verdict == "already published", "the same weights are no new version"
-    assert [step.reason for step in again.steps[:4]] == ["a refresh was asked for"] * 4
+    assert [step.reason for step in again.steps if step.name in get_args(StepName)] == ["a refresh was asked for"] * 6
 
 
 def test_one_step_is_refreshed_alone(trained_store: Path, mirror: Mirror) -> None:
@@ -134,6 +142,62 @@ def test_a_model_below_the_gate_is_rejected_and_its_report_kept(store_url: str, 
     decision = json.loads(store.get(f"runs/{found.run}/decision.json").data)
     assert decision["verdict"] == "reject"
     assert b"Rejected by the gate" in store.get(f"runs/{found.run}/report.html").data
+
+
+def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_again(
+    trained_store: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(load_back, "ROOT", impostor(tmp_path, "os.kill(os.getpid(), 9)"))
+        assert outcome(job(str(trained_store), mirror)).verdict == "already published", "cached: no process is started"
+        state = job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1}))
+        assert state.name == "Rejected"
+        with pytest.raises(GateRejected, match="loaded back") as rejection:
+            state.result()
+    row = cast(Outcome, rejection.value.outcome).decision.checks[-1]
+    assert (row.value, row.limit, row.passed) == (0, 1, False)
+    assert row.sentence == "the file to be published: the process was killed by SIGKILL"
+    assert Registry(open_store(str(trained_store)), "mnist").versions() == [1]
+    again = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
+    assert again.verdict == "published"
+    assert "load_back" not in reused(again)
+    assert again.decision.checks[-1].sentence.endswith("images the same in a fresh process, bit for bit")
+
+
+def test_of_several_seeds_the_median_is_judged_and_more_of_them_reuse_those_that_are_there(
+    trained_store: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    three = outcome(job(str(trained_store), mirror, seeds=3))
+    assert [step.cached for step in three.steps if step.name == "train"] == [True, False, False]
+    five = outcome(job(str(trained_store), mirror, seeds=5))
+    for name in ("train", "evaluate"):
+        assert [step.cached for step in five.steps if step.name == name] == [True, True, True, False, False]
+    facts = json.loads(open_store(str(trained_store)).get(f"runs/{five.run}/report.json").data)
+    found = {score["seed"]: score["accuracy"] for score in facts["spread"]["scores"]}
+    assert list(found) == [0, 1, 2, 3, 4]
+    assert five.decision.accuracy == sorted(found.values())[2] == found[facts["spread"]["judged"]]
+    assert facts["recipe"]["seed"] == facts["spread"]["judged"]
+    assert facts["trained"]["weights_digest"]
+    assert f"seeds: {facts['spread']['judged']} has accuracy {five.decision.accuracy:.4f}, the median" in caplog.text
+    again = outcome(job(str(trained_store), mirror, seeds=5))
+    assert (again.verdict, set(reused(again))) == ("already published", set(CACHED))
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(cast(Any, again.run)).name == "mnist, 3 epochs, seed 0 and 4 more"
+
+
+def test_an_export_that_predicts_something_else_is_left_out_loudly(
+    trained_store: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    found = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
+    assert found.verdict == "published"
+    why = "it predicts 300 of 300 test images differently"
+    assert f"model.onnx is left out: {why}" in caplog.text
+    registry = Registry(open_store(str(trained_store)), "mnist")
+    assert "model.onnx" not in {file.path for file in registry.manifest(2).files}
+    assert registry.manifest(2).facts["onnx"] == {"file": None, "largest_difference": 0.0, "left_out": why}
+    assert f"**model.onnx**: left out: {why}".encode() in registry.read(2, "report.md")
 
 
 def test_a_second_machine_with_an_empty_disk_reuses_the_results(
@@ -201,7 +265,7 @@ def test_altered_results_are_not_believed(
         store.put(entry.key, re.sub(rb"(accuracy[^0-9]*0\.)\d", rb"\g<1>1", data))
         assert store.get(entry.key).data != data
     healed = outcome(job(str(trained_store), mirror))
-    assert reused(healed) == ["download", "preprocess", "train"]
+    assert reused(healed) == ["download", "preprocess", "train", "load_back", "export"], "the predictions are the same"
     assert "evaluate: its cached result cannot be used and is computed anew" in caplog.text
 
 
@@ -255,4 +319,4 @@ def test_the_run_page_shows_tasks_gate_report_and_progress(
         assert artifacts["train"].data == 100.0
         tasks = client.read_task_runs()
         states = {task.name.split("-")[0]: task.state_name for task in tasks if str(task.flow_run_id) == second.run}
-    assert states == dict.fromkeys(CACHED, "Cached") | dict.fromkeys(["judge", "record", "publish"], "Completed")
+    assert states == dict.fromkeys(CACHED, "Cached") | dict.fromkeys(["judge", "record"], "Completed")

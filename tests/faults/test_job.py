@@ -42,7 +42,7 @@ def test_the_job_runs_on_every_kind_of_store(kind: servers.Kind, tmp_path: Path,
         first, second = retrain(store), retrain(store)
         assert (first["verdict"], second["verdict"]) == ("published", "already published")
         assert first["receipt"]["decides"] == DECIDES.get(kind.name, "pointer")
-        assert sum(step["cached"] for step in second["steps"]) == 5
+        assert sum(step["cached"] for step in second["steps"]) == 7
         registry = Registry(open_store(store), "digits")
         champion = registry.champion()
         assert champion
@@ -51,19 +51,19 @@ def test_the_job_runs_on_every_kind_of_store(kind: servers.Kind, tmp_path: Path,
 
 
 def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: Path, prefect_server: None) -> None:
-    """Each on a machine of its own; at worst both do the work, and publish one model with two reports."""
+    """Each on a machine of its own; at worst both do the work, and the second finds that it is done."""
     both = [start(store_url, RETRAIN_HOME=str(tmp_path / name)) for name in ("one", "two")]
     first, second = (finished(process) for process in both)
-    assert first["decision"] == second["decision"]
+    assert first["decision"]["checks"][:4] == second["decision"]["checks"][:4]
+    assert {first["verdict"], second["verdict"]} == {"published", "already published"}
     registry = Registry(open_store(store_url), "digits")
-    assert registry.versions() in ([1], [1, 2])
-    assert [registry.verify(version) for version in registry.versions()] == [[] for _ in registry.versions()]
+    assert len(registry.versions()) == len(registry.history()) == 1
+    assert registry.verify(registry.versions()[0]) == []
     assert registry.verify_succession() == []
-    assert len({registry.manifest(version).facts["weights_digest"] for version in registry.versions()}) == 1
     third = retrain(store_url)
     # The report tells the seconds of both runs' steps, whichever were kept last; so it may be drawn again.
     cached = {step["name"] for step in third["steps"] if step["cached"]}
-    assert cached >= {"download", "preprocess", "train", "evaluate"}
+    assert cached >= {"download", "preprocess", "train", "evaluate", "load_back"}
     assert third["verdict"] == "already published"
 
 

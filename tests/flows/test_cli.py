@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,7 +52,13 @@ def test_a_run_ends_with_a_summary(digits: tuple[Path, subprocess.CompletedProce
     store, done = digits
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().startswith("PUBLISHED digits version 1: accuracy 0.")
-    for part in ("95 % interval", "pass  accuracy lower bound", "train", f"model   {store}/models/digits/versions/1"):
+    for part in (
+        "95 % interval",
+        "No champion yet.",
+        "pass  accuracy lower bound",
+        "train",
+        f"model   {store}/models/digits/versions/1",
+    ):
         assert part in done.stdout
     assert "epoch 20/20" in done.stderr
     assert "oneDNN" not in done.stderr, "TensorFlow starts quietly"
@@ -66,7 +73,7 @@ def test_a_second_run_reuses_everything_and_never_imports_tensorflow(
     done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), PYTHONPROFILEIMPORTTIME="1", **server)
     assert done.returncode == 0
     assert "UNCHANGED: digits version 1 is this model already" in done.stdout
-    assert "5 reused" in done.stdout
+    assert "7 reused" in done.stdout
     imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
     assert "prefect" in imported
     assert not {"tensorflow", "keras", "sklearn", "matplotlib", "boto3"} & set(imported)
@@ -151,7 +158,15 @@ def test_cache_shows_step_age_and_size_and_clears_what_is_old(
     where = ["--store", str(digits[0])]
     assert main(["cache", *where]) == 0
     *rows, total, copies = capsys.readouterr().out.splitlines()
-    assert {row.split()[0] for row in rows} == {"download", "preprocess", "train", "evaluate", "report"}
+    assert {row.split()[0] for row in rows} == {
+        "download",
+        "preprocess",
+        "train",
+        "evaluate",
+        "load_back",
+        "export",
+        "report",
+    }
     train = next(row.split() for row in rows if row.startswith("train"))
     assert int(train[3].replace(",", "")) > 1_600_000
     assert total.endswith(digits[0].as_uri())
@@ -216,13 +231,38 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(tmp_path: Path
     ("arguments", "expected"),
     [
         ([], ()),
-        (["--refresh"], ("download", "preprocess", "train", "evaluate")),
+        (["--refresh"], ("download", "preprocess", "train", "evaluate", "load_back", "export")),
         (["--refresh", "train"], ("train",)),
         (["--refresh", "train", "evaluate"], ("train", "evaluate")),
     ],
 )
 def test_refresh_names_steps_or_means_all(arguments: list[str], expected: tuple[str, ...]) -> None:
     assert _settings(_parser().parse_args(["run", *arguments])).refresh == expected
+
+
+def test_an_override_has_to_be_said_each_time_and_needs_a_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_FORCE_PUBLISH", "from the environment")
+    assert _parser().parse_args(["run"]).force_publish is None
+    assert _parser().parse_args(["run", "--force-publish", "the audit wants it"]).force_publish == "the audit wants it"
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["run", "--force-publish", " "])
+    assert "give a reason" in capsys.readouterr().err
+
+
+def test_a_rejected_model_is_published_by_override_and_the_summary_says_so(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
+) -> None:
+    store = shutil.copytree(digits[0], tmp_path / "store")
+    strict = ("--dataset", "digits", "--store", str(store), "--min-accuracy", "0.999", "--seed", "1", "--epochs", "1")
+    done = retrain("run", *strict, "--force-publish", "the audit wants it", **server)
+    assert done.returncode == 0
+    assert "PUBLISHED digits version 2: accuracy 0." in done.stdout
+    assert "Rejected by the gate: accuracy" in done.stdout
+    assert ". Published all the same by " in done.stdout
+    assert ": the audit wants it." in done.stdout
+    assert "FAIL  loss to champion v1" in done.stdout
 
 
 def test_debug_shows_the_traceback() -> None:

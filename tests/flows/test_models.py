@@ -65,13 +65,17 @@ def test_a_damaged_version_is_listed_as_such(retrain: Retrain, store: LocalStore
 
 
 def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: LocalStore) -> None:
-    assert retrain("verify") == (0, "version 1: intact\nversion 2: intact\nchampion and history: intact\n", "")
+    assert retrain("verify") == (
+        0,
+        "version 1: intact\nversion 2: intact\nchampion, history and reference: intact\n",
+        "",
+    )
     store.put("models/mnist/versions/2/model.keras", b"altered")
     (entry, _) = store.list("models/mnist/history/")
     store.put(entry.key, b"{}")
     code, printed, errors = retrain("verify")
     assert code == 1
-    assert printed == "version 1: intact\nversion 2: 1 bad\nchampion and history: 1 bad\n"
+    assert printed == "version 1: intact\nversion 2: 1 bad\nchampion, history and reference: 1 bad\n"
     assert "versions/2/model.keras: the file was altered" in errors
     assert entry.key in errors
     assert retrain("verify", "1")[0] == 0
@@ -93,6 +97,25 @@ def test_rollback_and_its_reason(retrain: Retrain) -> None:
     code, _, errors = retrain("rollback", "--to", "9")
     assert code == 1
     assert "there is no such version" in errors
+
+
+def test_pin_unpin_and_where_the_pin_is_shown(retrain: Retrain, store: LocalStore) -> None:
+    assert retrain("pin", "1", "--reason", "good enough for ever")[0] == 0
+    first, second = retrain("versions")[1].splitlines()
+    assert first.endswith("reference")
+    assert second.endswith("champion")
+    assert "reference: version 1, pinned " in retrain("champion")[1]
+    assert "good enough for ever" in retrain("champion")[1]
+    assert retrain("pin", "2")[0] == 0
+    assert retrain("versions")[1].splitlines()[1].endswith("champion, reference")
+    assert retrain("pin", "9")[0] == 1
+    store.put("models/mnist/reference.json", b"{}")
+    code, _, errors = retrain("verify")
+    assert code == 1
+    assert "reference.json" in errors
+    assert retrain("unpin")[0] == 0
+    assert "reference" not in retrain("champion")[1]
+    assert retrain("verify")[0] == 0
 
 
 def test_gc_asks_and_removes_only_what_nothing_names(

@@ -15,14 +15,24 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
         assert shown.pop(card)
         assert schema["definitions"][card.capitalize()]["description"]
         shown |= schema["definitions"][card.capitalize()]["properties"]
+    forced = shown.pop("force_publish")
+    assert (bool(forced["description"]), forced["default"]) == (True, "")  # no setting: it has to be said each time
     assert shown.keys() == Settings.model_fields.keys()
     for name, field in shown.items():
         assert field["description"], name
         assert field["default"] == Settings.model_fields[name].default or name in {"mirror", "refresh"}
     assert shown["min_accuracy"] | {"minimum": 0, "maximum": 1} == shown["min_accuracy"]
     assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
+    assert shown["seeds"] | {"minimum": 1, "maximum": 100} == shown["seeds"]
     assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
-    assert shown["refresh"]["items"]["enum"] == ["download", "preprocess", "train", "evaluate"]  # chips
+    assert shown["refresh"]["items"]["enum"] == [
+        "download",
+        "preprocess",
+        "train",
+        "evaluate",
+        "load_back",
+        "export",
+    ]  # chips
 
 
 def test_the_job_can_be_read_in_a_minute() -> None:

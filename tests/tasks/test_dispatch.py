@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Crashed, Failed, Running
@@ -20,7 +21,7 @@ from deployments import setup
 from flows.retrain import retrain
 from tasks import dispatch
 from tasks.caching.steps import Run
-from tasks.dispatch import train_on_pool
+from tasks.dispatch import all_at_once, train_on_pool
 from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
 from tasks.settings import Data, Recipe
 from tasks.train import train
@@ -62,8 +63,8 @@ def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Threa
     """What a worker would do with the next run."""
 
     def play() -> None:
-        known = {each.id for each in client.read_flow_runs()}
-        while not (new := [each for each in client.read_flow_runs() if each.id not in known]):
+        known = {each.id for each in trainings(client)}
+        while not (new := [each for each in trainings(client) if each.id not in known]):
             time.sleep(0.05)
         assert new[0].name == "7 epochs, seed 0"
         for state in states:
@@ -75,8 +76,12 @@ def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Threa
     return thread
 
 
+def trainings(client: SyncPrefectClient) -> list[FlowRun]:
+    return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])))
+
+
 def last_run(client: SyncPrefectClient) -> FlowRun:
-    return max(client.read_flow_runs(), key=lambda each: cast(Any, each.created))
+    return max(trainings(client), key=lambda each: cast(Any, each.created))
 
 
 def test_the_place_of_a_training_is_no_part_of_its_key(run: Run) -> None:
@@ -133,6 +138,28 @@ def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
     with pytest.raises(TrainingCrashed, match=r"the training on the work pool gpu died: the power is gone\. Run again"):
         handed_over(run)
     thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectClient, run: Run) -> None:
+    images, labels = (run.artifacts.put(data, "application/x-npy") for data in (b"images", b"labels"))
+    examples, recipes = Examples(images=images, labels=labels), [Recipe(epochs=7, seed=seed) for seed in range(3)]
+    known = {each.id for each in client.read_flow_runs()}
+
+    def started() -> dict[str, FlowRun]:
+        return {str(each.name): each for each in client.read_flow_runs() if each.id not in known}
+
+    with all_at_once(examples, None, recipes, CPU, run):
+        children = started()
+        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
+        client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
+        client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
+        assert train_on_pool(examples, None, recipes[0], CPU, "gpu", run)
+        with pytest.raises(DispatchError, match="failed: no memory"):
+            train_on_pool(examples, None, recipes[1], CPU, "gpu", run)
+    assert len(started()) == 3, "none was started twice"
+    assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
+    assert not run.ahead
 
 
 @pytest.mark.usefixtures("ready")

@@ -8,8 +8,9 @@ import pytest
 
 from tasks.arrays import from_npz, to_npz
 from tasks.errors import TrainingError
-from tasks.evaluate import predict, score
+from tasks.evaluate import score
 from tasks.model_file import to_bytes
+from tasks.predictions import predict
 from tasks.train import build
 from tasks.values import Artifact
 

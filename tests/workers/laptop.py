@@ -52,8 +52,12 @@ class Laptop:
         return self.retrain("up", "--port", str(self.port), "--store", str(self.folder / "store"))
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """One request to the server."""
-        answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
+        """One request to the server, which says 503 while its database is busy."""
+        for _ in range(10):
+            answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
+            if answer.status_code != 503:
+                break
+            time.sleep(1)
         assert answer.is_success, answer.text
         return answer.json()
 

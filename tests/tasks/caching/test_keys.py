@@ -26,6 +26,8 @@ STEPS = {
     "preprocess": "tasks.preprocess",
     "train": "tasks.train",
     "evaluate": "tasks.evaluate",
+    "load_back": "tasks.load_back",
+    "export": "tasks.export",
     "report": "tasks.report.step",
 }
 
@@ -94,19 +96,23 @@ def test_two_machines_compute_the_same_keys(tmp_path: Path) -> None:
 
 # Which steps depend on which file: an edit to it must re-run these, and an edit to any other must re-run none.
 DEPENDENTS = {
-    "tasks/__init__.py": {"download", "preprocess", "train", "evaluate"},  # `from tasks import ...` runs it
+    # `from tasks import ...` runs it.
+    "tasks/__init__.py": {"download", "preprocess", "train", "evaluate", "load_back", "export"},
     "tasks/idx.py": {"download", "preprocess"},
     "tasks/datasets.py": {"download", "preprocess"},
     "tasks/download.py": {"download"},
     "tasks/preprocess.py": {"preprocess"},
-    "tasks/arrays.py": {"preprocess", "train", "evaluate", "report"},
+    "tasks/arrays.py": {"preprocess", "train", "evaluate", "load_back", "export", "report"},
     "tasks/batches.py": {"train"},
     "tasks/checkpoints.py": {"train"},
     "tasks/device.py": {"train"},
     "tasks/train.py": {"train"},
-    "tasks/backend.py": {"train", "evaluate"},
-    "tasks/model_file.py": {"train", "evaluate"},
+    "tasks/backend.py": {"train", "evaluate", "load_back", "export"},
+    "tasks/model_file.py": {"train", "evaluate", "load_back", "export"},
+    "tasks/predictions.py": {"evaluate", "load_back"},
     "tasks/evaluate.py": {"evaluate"},
+    "tasks/load_back.py": {"load_back"},
+    "tasks/export.py": {"export"},
     "tasks/paired.py": {"report"},
     "tasks/report/__init__.py": {"report"},
     "tasks/report/calibration.py": {"report"},

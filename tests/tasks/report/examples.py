@@ -9,14 +9,26 @@ import numpy as np
 
 from tasks.arrays import Bytes, Probabilities
 from tasks.evaluate import score
-from tasks.judge import decide
+from tasks.judge import Candidate, decide
 from tasks.report import Rendered, render
 from tasks.report.comparison import compare
 from tasks.report.facts import Document, Facts, document
 from tasks.settings import Gate, Recipe
-from tasks.values import Artifact, Device, Epoch, Examples, Prepared, Provenance, Statistics, Trained
+from tasks.values import (
+    Artifact,
+    Device,
+    Epoch,
+    Evaluation,
+    Examples,
+    LoadBack,
+    Prepared,
+    Provenance,
+    Statistics,
+    Trained,
+)
 
 CLASSES = 10
+GATE = Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)
 EMPTY = Artifact(sha256="0" * 64, size=0, media_type="application/x-npy")
 
 
@@ -54,6 +66,11 @@ def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool =
     return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
 
 
+def _candidate(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes) -> Candidate:
+    loaded = LoadBack(images=len(labels), same=len(labels))
+    return Candidate(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
+
+
 def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
     """As `example`, beside a champion that gets the last images wrong instead of the first."""
     made = example(wrong)
@@ -70,7 +87,7 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
         recipe=Recipe(epochs=epochs),
         trained=_trained(epochs, validation),
         evaluation=evaluation,
-        decision=decide(evaluation, Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)),
+        decision=decide(_candidate(evaluation, probabilities, labels), None, None, GATE),
         provenance=Provenance(
             code="abc123",
             python="3.11.7",

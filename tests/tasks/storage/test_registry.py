@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 from unittest.mock import patch
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import RegistryError, StoreError
+from tasks.errors import ChampionMoved, RegistryError, StoreError
 from tasks.storage import ObjectStore, Registry, open_store
 from tasks.storage.documents import Pointer, encode, now
 from tasks.storage.local import LocalStore
@@ -494,3 +495,200 @@ def test_a_damaged_pointer_is_an_error_not_an_empty_registry(tmp_path: Path) -> 
     store.path("models/mnist/champion.json").write_bytes(b"{")
     with pytest.raises(RegistryError, match=r"champion\.json"):
         registry.champion()
+
+
+def test_a_publish_follows_the_champion_that_it_was_judged_against(registry: Registry) -> None:
+    assert registry.publish(FIRST, FACTS, "first", after=None).champion == 1
+    pointer = registry.champion()
+    assert pointer
+    assert registry.publish(SECOND, FACTS, "second", after=pointer.publish_id).champion == 2
+    assert [entry.version for entry in registry.history()] == [1, 2]
+
+
+@pytest.mark.parametrize("after", [None, 32 * "0"])
+def test_a_publish_after_another_champion_is_turned_down_and_leaves_no_trace(
+    store: ObjectStore, registry: Registry, after: str | None
+) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    before = snapshot(store)
+    with pytest.raises(ChampionMoved, match="version 1 is by now"):
+        registry.publish(SECOND, FACTS, "second", after=after)
+    assert snapshot(store) == before
+    with pytest.raises(ChampionMoved, match="there is none by now"):
+        Registry(store, "digits", POINTER).publish(SECOND, FACTS, "second", after=32 * "0")
+
+
+class Overtaken(Mortal):
+    """A store in which another writer publishes just after an object was put whose key holds a word."""
+
+    def __init__(self, store: ObjectStore, capabilities: Capabilities, word: str) -> None:
+        super().__init__(store, -1)
+        self._other, self._word, self._met = Registry(store, "mnist", capabilities), word, False
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        if self._word in key and not self._met:
+            self._met = True
+            self._other.publish({"model.keras": b"the other's"}, FACTS, "the other's")
+
+
+@pytest.mark.parametrize("word", ["content-", "report.html", "manifest.json"])
+def test_a_publish_that_is_overtaken_on_the_way_shows_no_version(
+    store: ObjectStore, capabilities: Capabilities, word: str
+) -> None:
+    registry = Registry(store, "mnist", capabilities)
+    registry.publish(FIRST, FACTS, "first")
+    champion = registry.champion()
+    assert champion
+    overtaken = Registry(Overtaken(store, capabilities, word), "mnist", capabilities)
+    with pytest.raises(ChampionMoved):
+        overtaken.publish(SECOND, FACTS, "second", after=champion.publish_id)
+    assert [entry.reason for entry in registry.history()] == ["first", "the other's"]
+    assert len(registry.versions()) == 2
+    assert not registry.verify_succession()
+    now_ = registry.champion()
+    assert now_
+    again = registry.publish(SECOND, FACTS, "second", after=now_.publish_id)
+    assert (again.new, again.champion) == (True, again.version)
+    assert not registry.verify(again.version)
+
+
+@pytest.mark.parametrize("after", [None, "champion"])
+def test_of_many_that_follow_one_champion_one_does(tmp_path: Path, capabilities: Capabilities, after: str) -> None:
+    store = LocalStore(tmp_path)
+    first = Registry(store, "mnist", capabilities)
+    if after:
+        first.publish(FIRST, FACTS, "first")
+    champion = first.champion()
+
+    def publish(number: int) -> int | None:
+        registry = Registry(LocalStore(tmp_path), "mnist", capabilities)
+        try:
+            files = {"model.keras": bytes([number])}
+            return registry.publish(files, FACTS, "next", after=champion.publish_id if champion else None).version
+        except ChampionMoved:
+            return None
+
+    with ThreadPoolExecutor(6) as threads:
+        winners = [version for version in threads.map(publish, range(6)) if version]
+    assert [entry.version for entry in first.history() if entry.reason == "next"] == winners
+    assert len(winners) == 1
+    assert crowned(first) == winners[0]
+    assert first.versions() == sorted({*winners, *([1] if after else [])})
+    assert not first.verify_succession()
+
+
+class Crowded(LocalStore):
+    """A store where another's entry appears in the history beside ours, and is withdrawn after so many looks."""
+
+    def __init__(self, root: Path, version: int, looks: int) -> None:
+        super().__init__(root)
+        self._looks = looks
+        self._pointer = Pointer(
+            version=version,
+            identity=64 * "0",
+            publish_id=32 * "0",
+            generation=1,
+            previous=None,
+            moved=now(),
+            reason="the other's",
+            decides="history",
+        )
+        self._other = f"models/mnist/history/{self._pointer.entry}"
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        if "history/" in key:
+            super().put(self._other, encode(self._pointer))
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        if prefix == "models/mnist/history/" and any(super().list(self._other)):
+            self._looks -= 1
+            if self._looks < 0:
+                self.delete(self._other)
+        return super().list(prefix)
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    with patch("tasks.storage.succession.WITHDRAWAL", [0.0] * 6):
+        yield
+
+
+def test_where_the_history_decides_the_higher_of_two_withdraws(tmp_path: Path) -> None:
+    store = Crowded(tmp_path, 1, looks=1000)
+    store.put("models/mnist/versions/1/content-" + 64 * "0", b"")  # so ours is version 2
+    registry = Registry(store, "mnist", HISTORY)
+    with pytest.raises(ChampionMoved, match="version 1 is by now"):
+        registry.publish(FIRST, FACTS, "first", after=None)
+    assert [entry.reason for entry in registry.history()] == ["the other's"]
+    assert registry.versions() == []
+
+
+def test_where_the_history_decides_the_lower_of_two_waits_for_the_other(tmp_path: Path, impatient: None) -> None:
+    registry = Registry(Crowded(tmp_path, 7, looks=3), "mnist", HISTORY)
+    assert registry.publish(FIRST, FACTS, "first", after=None).champion == 1
+    assert [entry.reason for entry in registry.history()] == ["first"]
+
+
+def test_where_the_history_decides_one_that_stays_was_first(tmp_path: Path, impatient: None) -> None:
+    registry = Registry(Crowded(tmp_path, 7, looks=1000), "mnist", HISTORY)
+    with pytest.raises(ChampionMoved, match="version 7 is by now"):
+        registry.publish(FIRST, FACTS, "first", after=None)
+    assert [entry.reason for entry in registry.history()] == ["the other's"]
+    assert registry.versions() == []
+
+
+def test_a_version_is_pinned_and_unpinned(store: ObjectStore, registry: Registry) -> None:
+    assert registry.pinned() is None
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    for version in (1, 2, 1):
+        assert registry.pin(version, f"why {version}") == registry.pinned()
+    pin = registry.pinned()
+    assert pin
+    assert (pin.version, pin.reason) == (1, "why 1")
+    assert registry.manifest(pin).version == 1
+    assert crowned(registry) == 2
+    registry.unpin()
+    registry.unpin()
+    assert registry.pinned() is None
+
+
+def test_only_a_whole_version_is_pinned(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    with pytest.raises(RegistryError, match="no such version"):
+        registry.pin(2, "why")
+    store.put("models/mnist/versions/1/model.keras", b"altered")
+    with pytest.raises(RegistryError, match="was altered"):
+        registry.pin(1, "why")
+    assert registry.pinned() is None
+
+
+def test_a_damaged_pin_is_an_error_until_it_is_made_anew(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    registry.pin(1, "why")
+    store.put("models/mnist/reference.json", store.get("models/mnist/reference.json").data.replace(b"why", b"who"))
+    with pytest.raises(RegistryError, match=r"reference\.json: the file was altered"):
+        registry.pinned()
+    registry.pin(1, "again")
+    assert registry.pinned()
+
+
+class Hasty(Mortal):
+    """A store in which somebody else pins between our look and our pin."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
+        self._store.put(key, b"another")
+        super().compare_and_swap(key, data, etag)
+
+
+def test_two_pins_at_once_are_noticed(store: ObjectStore) -> None:
+    Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first")
+    registry = Registry(Hasty(store), "mnist", POINTER)
+    registry.pin(1, "mine")
+    with pytest.raises(RegistryError, match="another pin was made meanwhile"):
+        registry.pin(1, "mine again")

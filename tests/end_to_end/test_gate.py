@@ -1,0 +1,317 @@
+"""The gate in the whole job: champion, pin, override, damage, other test sets, and runs that race."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from prefect.client.schemas.objects import State
+
+from flows.cli import main
+from flows.retrain import retrain
+from tasks import idx
+from tasks.arrays import from_npz, to_npz
+from tasks.datasets import DATASETS
+from tasks.errors import ChampionMoved, GateRejected
+from tasks.publish import ROUNDS
+from tasks.publish import record as recorded
+from tasks.settings import Data, Gate, Recipe
+from tasks.storage import ObjectStore, Registry, open_store
+from tasks.values import Decision, Outcome
+from tests.mirrors import Contents, Mirror, gzipped, serving, small_mnist, spec_for
+
+CONTENTS = small_mnist()
+GOOD = Recipe(epochs=3, batch_size=32)
+WORSE = Recipe(epochs=1, batch_size=32, learning_rate=0.0001)
+# The champion's row alone.
+GATE = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    """A mirror of a small data set under MNIST's name."""
+    monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
+    with serving(gzipped(CONTENTS)) as running:
+        yield running
+
+
+def job(store: ObjectStore, mirror: Mirror, recipe: Recipe = GOOD, **more: Any) -> State[Outcome]:
+    data, gate = Data(mirror=(mirror.url,)), more.pop("gate", GATE)
+    return cast(State[Outcome], retrain(data, recipe, gate, device="cpu", store=store.url, return_state=True, **more))
+
+
+def outcome(state: State[Outcome]) -> Outcome:
+    """How a run ended, also a rejected one."""
+    try:
+        return cast(Any, state.result())  # type: ignore[no-any-return]
+    except GateRejected as rejection:
+        return cast(Outcome, rejection.outcome)
+
+
+def failed(decision: Decision) -> list[str]:
+    return [check.name for check in decision.checks if not check.passed]
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> ObjectStore:
+    return open_store(str(tmp_path / "store"))
+
+
+def registry_of(store: ObjectStore) -> Registry:
+    return Registry(store, "mnist")
+
+
+def test_champion_pin_and_override_from_the_first_model_on(
+    store: ObjectStore, mirror: Mirror, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = outcome(job(store, mirror))
+    assert (first.verdict, first.decision.remark) == ("published", "no champion yet")
+
+    state = job(store, mirror, WORSE)
+    worse = outcome(state)
+    assert (state.name, worse.verdict, failed(worse.decision)) == ("Rejected", "rejected", ["loss to champion v1"])
+    assert "allowed 0.0020" in worse.decision.checks[-1].sentence
+    assert b"loss to champion v1" in store.get(f"runs/{worse.run}/report.md").data
+    assert registry_of(store).versions() == [1]
+
+    state = job(store, mirror, WORSE, force_publish="the audit wants it")
+    forced = outcome(state)
+    assert (state.name, forced.verdict) == ("Published", "published")
+    assert "Rejected by the gate: loss to champion v1. Published all the same by " in str(state.message)
+    assert forced.receipt
+    assert (forced.receipt.version, forced.receipt.champion) == (2, 2)
+    for kept in (
+        forced.decision.model_dump(mode="json"),
+        json.loads(store.get(f"runs/{forced.run}/decision.json").data),
+        registry_of(store).manifest(2).facts["decision"],
+        json.loads(registry_of(store).read(2, "report.json"))["decision"],
+    ):
+        assert kept["override"]["reason"] == "the audit wants it"
+        assert not kept["checks"][-1]["passed"]
+    assert "the audit wants it" in registry_of(store).history()[-1].reason
+    assert b"published by override" in registry_of(store).read(2, "report.html")
+    assert b"the audit wants it" in registry_of(store).read(2, "report.html")
+
+    # Against the worse champion another bad one passes, against the pinned version it does not.
+    another = WORSE.model_copy(update={"seed": 1})
+    options = ["--store", store.url]
+    assert main(["pin", "1", "--reason", "as good as it has to be", *options]) == 0
+    pinned = outcome(job(store, mirror, another, gate=GATE.model_copy(update={"max_regression": 0.2})))
+    assert [check.name for check in pinned.decision.checks[-2:]] == ["loss to champion v2", "loss to reference v1"]
+    assert failed(pinned.decision) == ["loss to reference v1"]
+    capsys.readouterr()
+    assert main(["champion", *options]) == 0
+    assert main(["versions", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "reference: version 1, pinned " in shown
+    assert "as good as it has to be" in shown
+    assert [line.split()[-1] for line in shown.splitlines()[-2:]] == ["reference", "champion"]
+    assert main(["unpin", *options]) == 0
+    freed = outcome(job(store, mirror, another, gate=GATE.model_copy(update={"max_regression": 0.2})))
+    assert (freed.verdict, failed(freed.decision)) == ("published", [])
+
+
+def test_a_run_again_after_a_rollback_does_not_undo_it(local: ObjectStore, mirror: Mirror) -> None:
+    tolerant = GATE.model_copy(update={"max_regression": 1.0})
+    for recipe in (GOOD, WORSE):
+        job(local, mirror, recipe, gate=tolerant)
+    assert main(["rollback", "--store", local.url, "--reason", "customers complained"]) == 0
+    state = job(local, mirror, WORSE, gate=tolerant)
+    found = outcome(state)
+    assert state.name == "Unchanged"
+    assert found.decision.remark == "version 2 has these weights already, and version 1 was put back in its place"
+    assert found.receipt
+    assert (found.receipt.version, found.receipt.champion, found.receipt.new) == (2, 1, False)
+    assert registry_of(local).versions() == [1, 2]
+
+
+def test_a_champion_of_another_test_set_is_evaluated_again(
+    local: ObjectStore, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(local, mirror)
+    labels = idx.decode(CONTENTS["test_labels"], "labels", (300,)).copy()
+    labels[:7] = (labels[:7] + 1) % 10
+    other: Contents = {**CONTENTS, "test_labels": idx.encode(labels)}
+    monkeypatch.setitem(DATASETS, "mnist", spec_for(other))
+    with serving(gzipped(other)) as serves:
+        # The pins are no part of a key, as they do not change without their module.
+        new = {"gate": Gate(**_lenient()), "refresh": ("download",)}
+        found = outcome(job(local, serves, GOOD.model_copy(update={"seed": 1}), **new))
+        steps = {step.name: step.cached for step in found.steps}
+        assert steps["reevaluate"] is False
+        assert found.verdict == "published", "it is judged against the champion on the new labels"
+        assert found.decision.checks[-1].name == "loss to champion v1"
+        # The first model again: its predictions of the old labels do not count.
+        again = outcome(job(local, serves, WORSE))
+        assert failed(again.decision) == ["loss to champion v2"]
+        main(["rollback", "--store", local.url, "--to", "1"])
+        same = outcome(job(local, serves))
+    assert (same.decision.verdict, {step.name: step.cached for step in same.steps}["reevaluate"]) == ("no change", True)
+    assert same.decision.checks[-1].passed
+    assert same.decision.accuracy < 0.99
+    report = json.loads(local.get(f"runs/{same.run}/report.json").data)
+    assert report["decision"]["accuracy"] == report["evaluation"]["accuracy"] == same.decision.accuracy
+
+
+def _lenient() -> dict[str, float]:
+    return {**GATE.model_dump(), "max_regression": 0.5}
+
+
+def spoil(store: ObjectStore, *names: str) -> None:
+    for name in names:
+        key = f"models/mnist/versions/1/{name}"
+        store.put(key, store.get(key).data[:-1])
+
+
+def test_a_champion_whose_predictions_are_damaged_is_evaluated_again(
+    local: ObjectStore, mirror: Mirror, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = outcome(job(local, mirror))
+    spoil(local, "predictions.npz")
+    worse = outcome(job(local, mirror, WORSE))
+    assert failed(worse.decision) == ["loss to champion v1"]
+    assert "at least 0." in worse.decision.checks[-1].sentence
+    assert "the model of champion v1 is evaluated again: cannot trust " in caplog.text
+    # The same weights, but not whole: what readers cannot read is published anew.
+    mended = outcome(job(local, mirror))
+    assert (mended.decision.verdict, mended.decision.accuracy) == ("publish", before.decision.accuracy)
+    assert mended.receipt
+    assert mended.receipt.champion == 2
+    assert not registry_of(local).verify(2)
+
+
+@pytest.mark.parametrize("names", [("predictions.npz", "model.keras"), ("manifest.json",)])
+def test_a_champion_that_cannot_be_read_rejects_until_somebody_decides(
+    local: ObjectStore, mirror: Mirror, names: tuple[str, ...]
+) -> None:
+    job(local, mirror)
+    spoil(local, *names)
+    better = GOOD.model_copy(update={"epochs": 6})
+    state = job(local, mirror, better, gate=Gate(**{**_lenient(), "max_regression": 1.0}))
+    assert state.name == "Rejected"
+    decision = outcome(state).decision
+    assert failed(decision) == ["loss to champion v1"]
+    sentence = decision.checks[-1].sentence
+    assert sentence.startswith("cannot be compared: cannot trust ")
+    assert "`retrain rollback`" in sentence
+    assert "\n" not in sentence
+    forced = outcome(job(local, mirror, better, force_publish="version 1 is lost"))
+    assert forced.verdict == "published"
+    assert forced.receipt
+    assert forced.receipt.champion == 2
+    assert outcome(job(local, mirror, better)).verdict == "already published"
+
+
+def test_a_damaged_pointer_is_an_error_that_a_rollback_ends(local: ObjectStore, mirror: Mirror) -> None:
+    job(local, mirror)
+    local.put("models/mnist/champion.json", b"{}")
+    for force in ("", "I know better"):
+        state = job(local, mirror, WORSE, force_publish=force)
+        assert state.name == "Failed"
+        assert "champion.json" in str(state.message)
+    assert registry_of(local).versions() == [1]
+    assert main(["rollback", "--store", local.url, "--to", "1"]) == 0
+    assert outcome(job(local, mirror)).verdict == "already published"
+
+
+def test_a_damaged_pin_rejects_until_it_is_removed(local: ObjectStore, mirror: Mirror) -> None:
+    job(local, mirror)
+    assert main(["pin", "1", "--store", local.url]) == 0
+    local.put("models/mnist/reference.json", b"{}")
+    found = outcome(job(local, mirror))
+    assert (found.verdict, failed(found.decision)) == ("rejected", ["loss to reference"])
+    assert main(["unpin", "--store", local.url]) == 0
+    assert outcome(job(local, mirror)).verdict == "already published"
+
+
+@pytest.fixture
+def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Calls to make, one after each judgement, before the run can publish."""
+    waiting: list[Any] = []
+
+    def record(*arguments: Any) -> Any:
+        done = recorded(*arguments)
+        if waiting:
+            waiting.pop(0)(*arguments)
+        return done
+
+    monkeypatch.setattr("flows.retrain.record", record)
+    return waiting
+
+
+def publish_other(right: bool, weights: str = "0" * 64) -> Any:
+    """Another run's publish: a model that gets every test image right, or the very answers of this one."""
+
+    def publish(facts: Any, _: Any, run: Any) -> None:
+        probabilities, labels = from_npz(run.artifacts.get(facts.evaluation.predictions))
+        if right:
+            probabilities = np.eye(10, dtype=np.float32)[labels]
+        manifest = {
+            "weights_digest": facts.trained.weights_digest if weights == "same" else weights,
+            "data": {
+                "test": facts.prepared.test.images.sha256,
+                "test_labels": facts.prepared.test.labels.sha256,
+            },
+        }
+        files = {"predictions.npz": to_npz(probabilities, labels), "model.keras": weights.encode()}
+        registry_of(run.store).publish(files, manifest, weights)
+
+    return publish
+
+
+def test_a_run_that_loses_a_race_is_judged_against_the_new_champion(
+    store: ObjectStore, mirror: Mirror, overtaking: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    overtaking.append(publish_other(right=True))
+    state = job(store, mirror, WORSE)
+    found = outcome(state)
+    assert (state.name, failed(found.decision)) == ("Rejected", ["loss to champion v1"])
+    assert "another run was first, so the model is judged again" in caplog.text
+    assert registry_of(store).versions() == [1]
+    assert json.loads(store.get(f"runs/{found.run}/decision.json").data)["verdict"] == "reject"
+    assert [step.name for step in found.steps].count("judge") == 2
+
+
+def test_a_run_that_loses_a_race_and_is_as_good_is_published_after_the_winner(
+    store: ObjectStore, mirror: Mirror, overtaking: list[Any]
+) -> None:
+    overtaking += [publish_other(right=False), publish_other(right=False, weights="1" * 64)]
+    found = outcome(job(store, mirror))
+    assert found.verdict == "published"
+    assert found.receipt
+    assert (found.receipt.version, found.receipt.champion) == (3, 3)
+    assert found.decision.checks[-1].name == "loss to champion v2"
+    assert registry_of(store).manifest(3).facts["decision"] == found.decision.model_dump(mode="json")
+    assert [entry.version for entry in registry_of(store).history()] == [1, 2, 3]
+    assert not registry_of(store).verify_succession()
+
+
+def test_the_same_weights_are_published_once_by_runs_that_start_together(
+    store: ObjectStore, mirror: Mirror, overtaking: list[Any]
+) -> None:
+    overtaking.append(publish_other(right=False, weights="same"))
+    state = job(store, mirror)
+    assert (state.name, outcome(state).decision.verdict) == ("Unchanged", "no change")
+    assert registry_of(store).versions() == [1]
+
+
+def test_a_run_that_is_overtaken_again_and_again_gives_up(
+    local: ObjectStore, mirror: Mirror, overtaking: list[Any]
+) -> None:
+    overtaking += [publish_other(right=False, weights=f"{number:064d}") for number in range(2 * ROUNDS)]
+    state = job(local, mirror)
+    assert state.name == "Failed"
+    with pytest.raises(ChampionMoved, match="cannot replace the champion: version 5 is by now"):
+        state.result()
+    assert registry_of(local).versions() == list(range(1, ROUNDS + 1))

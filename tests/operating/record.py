@@ -1,0 +1,114 @@
+"""Trains the default recipe with many seeds and keeps which test images each model gets wrong.
+
+python -m tests.operating.record --mirror file:///data/mnist    # 8 s a seed on 2 cores; goes on where it was stopped
+
+Beside the default recipe stand four that are worse for a real reason: fewer epochs, half of the training images, and
+shuffled labels. `seeds.json` has one training a line and the packages it was made with, so that everything computed
+from it (`characteristics.py`) can be computed again without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tasks import idx
+from tasks.arrays import Split
+from tasks.caching.keys import installed
+from tasks.datasets import MNIST
+from tasks.device import device_kind
+from tasks.download import fetch
+from tasks.model_file import to_bytes
+from tasks.predictions import predict
+from tasks.preprocess import flatten
+from tasks.settings import Recipe
+from tasks.train import PACKAGES, fit
+
+SEEDS = Path(__file__).with_name("seeds.json")
+
+
+def shuffled(split: Split) -> Split:
+    """Every label is some other image's."""
+    return Split(split.images, np.random.default_rng(0).permutation(split.labels))
+
+
+def half(split: Split) -> Split:
+    """The first half of the images, as if a download had been cut and nobody noticed."""
+    return Split(split.images[: len(split.labels) // 2], split.labels[: len(split.labels) // 2])
+
+
+class Kind(NamedTuple):
+    """A recipe: how many seeds of it are trained, for how many epochs, on what of the training set."""
+
+    seeds: int
+    epochs: int = Recipe().epochs
+    data: Callable[[Split], Split] = lambda split: split
+
+
+KINDS = {
+    "half the images": Kind(10, data=half),
+    "2 epochs": Kind(10, epochs=2),
+    "3 epochs": Kind(10, epochs=3),
+    "shuffled labels": Kind(1, data=shuffled),
+    "default": Kind(100),
+}
+
+
+def trainings(mirror: str, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    """Train what is not done yet: the kind, the seed, and which test images the model gets wrong.
+
+    As the index of the first one and from there the steps to the next: half as long as the indices.
+    """
+    train, test = splits(mirror)
+    for name, kind in KINDS.items():
+        for seed in range(kind.seeds):
+            if (name, seed) not in done:
+                model = fit(kind.data(train), Recipe(seed=seed, epochs=kind.epochs)).model
+                predicted = predict(to_bytes(model), test.images).argmax(axis=1)
+                wrong = np.flatnonzero(predicted != test.labels)
+                yield {"kind": name, "seed": seed, "wrong": np.diff(wrong, prepend=0).tolist()}
+
+
+def splits(mirror: str) -> tuple[Split, Split]:
+    """MNIST's training and test images."""
+    contents = fetch(MNIST, (mirror,)).contents
+    arrays = {field: idx.decode(contents[field], file.name, file.shape) for field, file in MNIST.files.items()}
+    return (
+        flatten(arrays["train_images"], arrays["train_labels"]),
+        flatten(arrays["test_images"], arrays["test_labels"]),
+    )
+
+
+def main(mirror: str, path: Path) -> None:
+    """Train, and write after each training."""
+    made_with = {
+        "packages": {name: installed(name) for name in PACKAGES},
+        "arithmetic": device_kind("cpu").arithmetic,
+        "labels": "".join(map(str, splits(mirror)[1].labels)),
+    }
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    runs = kept.pop("runs") if {key: kept.get(key) for key in made_with} == made_with else []
+    for run in trainings(mirror, {(run["kind"], run["seed"]) for run in runs}):
+        runs.append(run)
+        write(path, {**made_with, "runs": runs})
+        print(f"{run['kind']}, seed {run['seed']}: {len(run['wrong'])} wrong", flush=True)
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """As JSON, one training a line."""
+    head = json.dumps({name: value for name, value in found.items() if name != "runs"}, indent=1)
+    runs = ",\n".join(json.dumps(run, separators=(",", ":")) for run in found["runs"])
+    path.write_text(f'{head[:-2]},\n "runs": [\n{runs}\n]}}\n')
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mirror", required=True, help="where MNIST comes from: https://, file:// or s3://")
+    parser.add_argument("--output", type=Path, default=SEEDS)
+    arguments = parser.parse_args()
+    main(arguments.mirror, arguments.output)
