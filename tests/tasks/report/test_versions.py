@@ -29,10 +29,11 @@ def test_a_version_differs_from_itself_in_nothing() -> None:
 def test_what_differs_is_told_and_nothing_else() -> None:
     recipe = facts()["recipe"] | {"seed": 7}
     provenance = facts()["provenance"] | {"packages": {"keras": "3.16.0", "numpy": "2.4.6"}}
-    found = sections(pair(facts(30), facts(40, recipe=recipe, provenance=provenance, data={"test": "other"})))
+    data = facts()["data"] | {"test": "other"}
+    found = sections(pair(facts(30), facts(40, recipe=recipe, provenance=provenance, data=data)))
     assert found["Recipe"] == [{"": "seed", "version 3": "0", "version 4": "7"}]
     assert found["Packages"] == [{"": "keras", "version 3": "3.15.1", "version 4": "3.16.0"}]
-    assert [row[""] for row in found["Data, SHA-256"]] == ["train", "test"]
+    assert [row[""] for row in found["Data, SHA-256"]] == ["test"]
     assert found["Measured"][0] == {"": "accuracy", "version 3": "0.9250", "version 4": "0.9000", "change": "−0.0250"}
     assert found["Gate"][1] == {
         "": "accuracy",
