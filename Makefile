@@ -19,8 +19,11 @@ run: $(VENV)/run.ok
 # For CI, which needs the exit code of `retrain run`: make turns any into 2.
 install: $(VENV)/run.ok
 
+# What has targets of its own.
+SLOW := tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
+
 test: lint
-	$(VENV)/bin/python -m pytest --ignore tests/browser --ignore tests/faults --ignore tests/workers
+	$(VENV)/bin/python -m pytest $(addprefix --ignore ,$(SLOW))
 
 # The report in a real browser; fails where there is no Chromium and no Chrome. Takes half a minute.
 test-page: $(VENV)/dev.ok
@@ -30,9 +33,9 @@ test-page: $(VENV)/dev.ok
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
 
-# A server, two workers and killed processes; takes about fifteen minutes, most of them waiting for a silent machine.
+# A server, two workers and killed processes, and the gate in the whole job; takes about twenty minutes.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers
+	$(VENV)/bin/python -m pytest tests/workers tests/end_to_end/test_gate.py
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .
