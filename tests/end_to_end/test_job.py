@@ -101,7 +101,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert list(store.list("models/")) == versions
     assert (first.decision.verdict, first.decision.remark) == ("publish", "no champion yet")
     assert (second.decision.verdict, second.decision.remark) == ("no change", "version 1 has these weights already")
-    assert second.decision.checks[:4] == first.decision.checks
+    assert second.decision.checks[:5] == first.decision.checks
     for name in ("report.html", "report.json", "report.md"):
         kept = store.get(f"runs/{second.run}/{name}").data
         assert kept == registry.read(1, name), "where nothing changes the report is the version's own"
@@ -124,7 +124,7 @@ def test_a_refresh_computes_everything_anew_with_the_same_result(tmp_path: Path,
     first = outcome(job(str(tmp_path), mirror))
     again = outcome(job(str(tmp_path), mirror, refresh=get_args(StepName)))
     assert reused(again) == []
-    assert again.decision.checks[:4] == first.decision.checks
+    assert again.decision.checks[:5] == first.decision.checks
     assert again.verdict == "already published", "the same weights are no new version"
     assert [step.reason for step in again.steps if step.name in get_args(StepName)] == ["a refresh was asked for"] * 6
 
