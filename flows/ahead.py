@@ -8,17 +8,19 @@ from __future__ import annotations
 import importlib
 import threading
 
-from tasks import backend
+from tasks import afresh, backend
 from tasks.errors import StoreError
 from tasks.settings import Settings
 from tasks.storage import open_store
 
 
 def import_ahead(settings: Settings) -> None:
-    """Import the flow now, and in the background what a first run in this store will need."""
+    """Import the flow now, and in the background, twice, what a first run in this store will need."""
     if _never_trained(settings):
+        afresh.get_ready()
         threading.Thread(target=backend.keras, daemon=True).start()
-    importlib.import_module("flows.retrain")
+    with backend.no_collections():
+        importlib.import_module("flows.retrain")
 
 
 def _never_trained(settings: Settings) -> bool:

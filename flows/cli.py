@@ -14,6 +14,8 @@ results to standard output. Prefect is imported by `run`, `up` and `deploy` alon
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -38,6 +40,7 @@ LOG = logging.getLogger("retrain")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    atexit.register(gc.freeze)  # the collection at the end would go through all that was imported once more
     options = _parser().parse_args(arguments)
     if options.allow_http:
         os.environ["RETRAIN_ALLOW_HTTP"] = "1"

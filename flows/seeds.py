@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from tasks import afresh
 from tasks.caching.inventory import is_kept
 from tasks.caching.steps import Run
 from tasks.dispatch import all_at_once
@@ -51,8 +52,11 @@ def train_seeds(
         key = train.key(examples, validation, each, device, train_on, run)
         return "train" in run.refresh or not is_kept(run.store, key)
 
-    missing = list(filter(is_missing, recipes)) if train_on == "gpu" and seeds > 1 else []
-    with all_at_once(examples, validation, missing, device, run) if missing else nullcontext():
+    missing = list(filter(is_missing, recipes))
+    if missing and train_on == "here":
+        afresh.get_ready()  # it imports TensorFlow while this process does
+    at_once = missing if train_on == "gpu" and seeds > 1 else []
+    with all_at_once(examples, validation, at_once, device, run) if at_once else nullcontext():
         return [Training(each, train(examples, validation, each, device, train_on, run)) for each in recipes]
 
 

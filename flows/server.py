@@ -35,17 +35,22 @@ QUIET = {
     "PREFECT__SERVER_FINAL": "1",
 }
 
+# No garbage collection before it serves: see `tasks.backend.no_collections`.
 # The server ends, and its folder goes, when its standard input ends: also when the run at the other end is killed.
 SERVE = """
-import os, shutil, sys, threading
+import gc, os, shutil, sys, threading
+gc.disable()
 def end_with_the_run():
     sys.stdin.buffer.read()
     shutil.rmtree(sys.argv[2], ignore_errors=True)
     os._exit(0)
 threading.Thread(target=end_with_the_run, daemon=True).start()
 import uvicorn
-app = "prefect.server.api.server:create_app"
-uvicorn.run(app, factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+from prefect.server.api.server import create_app
+app = create_app()
+gc.freeze()
+gc.enable()
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """
 
 
@@ -81,12 +86,8 @@ def server(otherwise: str | None = None) -> Server:
 
 
 def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.kill()  # all that it would do in an orderly end is to write what is deleted next
+    process.wait()
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """What a model file predicts, here or in a process of its own that has nothing but the file's bytes and the images.
 
-Called by the evaluate and load_back steps. No Prefect; Keras when it predicts. As a program, in a folder that holds
-`model.keras` and `images.npy`, it writes `probabilities.npy` there, or says in one line why not:
+Called by the evaluate step and by `tasks.afresh`. No Prefect; Keras when it predicts. As a program it imports, waits
+for a line on its standard input, and then, from `model.keras` and `images.npy` in its folder, writes
+`probabilities.npy`, or says in one line why not:
 
     python -m tasks.predictions BYTES_OF_MEMORY
 """
@@ -38,9 +39,12 @@ def predict(model: bytes, images: Bytes) -> Probabilities:
 
 
 def main() -> int:
-    """Predict from the files of this folder."""
+    """Predict from the files of this folder, once they are there; do nothing where whoever started this is gone."""
     _limit_memory(int(sys.argv[1]))
     try:
+        backend.keras()
+        if not sys.stdin.readline():
+            return 0
         found = predict(Path(MODEL).read_bytes(), from_npy(Path(IMAGES).read_bytes()))
     except (RetrainError, MemoryError) as error:
         print(str(error) or "memory ran out", file=sys.stderr)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from tasks import load_back, predictions
+from tasks import afresh, load_back, predictions
 
 
 @pytest.fixture
-def fresh_process() -> None:
+def fresh_process() -> Iterator[None]:
     """For a test that has the model file loaded back as the job does it."""
+    afresh.dismiss()
+    yield
+    afresh.dismiss()
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +22,4 @@ def loaded_back_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     """Elsewhere in this process: another one would import TensorFlow anew for each model, which takes seconds."""
     if "fresh_process" not in request.fixturenames:
         monkeypatch.setattr(load_back, "predict_afresh", predictions.predict)
+        monkeypatch.setattr(afresh, "get_ready", lambda: None)

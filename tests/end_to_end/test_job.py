@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 
 from flows.cli import main
 from flows.retrain import retrain
-from tasks import export, load_back, model_file
+from tasks import afresh, export, model_file
 from tasks.caching.inventory import kept
 from tasks.datasets import DATASETS
 from tasks.errors import GateRejected
@@ -24,7 +24,7 @@ from tasks.settings import Data, Gate, Recipe, StepName
 from tasks.storage import ObjectStore, Registry, open_store
 from tasks.values import Check, Outcome
 from tests.mirrors import Mirror, gzipped, serving, small_mnist, spec_for
-from tests.tasks.test_load_back import impostor
+from tests.tasks.test_afresh import impostor
 
 CONTENTS = small_mnist()
 RECIPE = Recipe(epochs=3, batch_size=32)
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
     trained_store: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(load_back, "ROOT", impostor(tmp_path, "os.kill(os.getpid(), 9)"))
+        patched.setattr(afresh, "ROOT", impostor(tmp_path, "os.kill(os.getpid(), 9)"))
         assert outcome(job(str(trained_store), mirror)).verdict == "already published", "cached: no process is started"
         state = job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1}))
         assert state.name == "Rejected"

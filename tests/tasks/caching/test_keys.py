@@ -111,6 +111,7 @@ DEPENDENTS = {
     "tasks/model_file.py": {"train", "evaluate", "load_back", "export"},
     "tasks/predictions.py": {"evaluate", "load_back"},
     "tasks/evaluate.py": {"evaluate"},
+    "tasks/afresh.py": {"load_back"},
     "tasks/load_back.py": {"load_back"},
     "tasks/export.py": {"export"},
     "tasks/paired.py": {"report"},
