@@ -106,6 +106,7 @@ DEPENDENTS = {
     "tasks/batches.py": {"train"},
     "tasks/checkpoints.py": {"train"},
     "tasks/device.py": {"train"},
+    "tasks/rmsprop.py": {"train"},
     "tasks/train.py": {"train"},
     "tasks/backend.py": {"train", "evaluate", "load_back", "export"},
     "tasks/model_file.py": {"train", "evaluate", "load_back", "export"},
