@@ -27,8 +27,9 @@ from tasks.settings import home
 # Seconds until a temporary server has to answer; a busy machine has been seen to need 40.
 PATIENCE = 120.0
 
-# Started with the temporary server's own address and folder. Prefect's settings, all of them documented.
+# Started with the temporary server's own address and folder: no more than a run needs. Prefect's settings.
 QUIET = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT__SERVER_EPHEMERAL": "1",
