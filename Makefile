@@ -22,8 +22,10 @@ install: $(VENV)/run.ok
 # What has targets of its own.
 SLOW := tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
 
+# Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow
+# to make: a store that a first run has filled, a server, TensorFlow's import.
 test: lint
-	$(VENV)/bin/python -m pytest $(addprefix --ignore ,$(SLOW))
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(addprefix --ignore ,$(SLOW))
 
 # The report in a real browser; fails where there is no Chromium and no Chrome. Takes half a minute.
 test-page: $(VENV)/dev.ok

@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 from pydantic import Field
 
+from flows.commands import Command
 from flows.progress import show_progress
 from flows.server import PATIENCE, answers, configured
 from tasks.errors import ServerError, UsageError
@@ -319,19 +319,19 @@ NOTIFY = {
 }
 PORT = {"type": int, "metavar": "N", "help": "the server's port. Default: 4200, or the one it had"}
 
-COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[str, Any]], list[str]]] = [
-    (
+COMMANDS = [
+    Command(
         up,
         "start a Prefect server, workers and deployments in the background of this machine",
         {"--port": PORT, "--notify": NOTIFY},
-        ["store", "device"],
+        ("store", "device"),
     ),
-    (status, "tell what of it runs", {}, []),
-    (down, "end what `up` has started", {}, []),
-    (
+    Command(status, "tell what of it runs", fields=()),
+    Command(down, "end what `up` has started", fields=()),
+    Command(
         deploy,
         "put pools, deployments and automations on the configured Prefect server",
         {"--notify": NOTIFY},
-        ["store", "device"],
+        ("store", "device"),
     ),
 ]

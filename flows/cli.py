@@ -148,18 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         help="publish even if the gate rejects the model; who and why is recorded with it. Not from the environment",
     )
     running.set_defaults(command=run)
-    for command, text, arguments in [*models.COMMANDS, *compare.COMMANDS]:
-        reading = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    for function, text, arguments, fields in [*models.COMMANDS, *compare.COMMANDS, *background.COMMANDS]:
+        command = commands.add_parser(function.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
         for flag, kinds in arguments.items():
-            reading.add_argument(flag, **kinds)
-        _add_fields(reading, ["store"] if command in {models.doctor, models.cache} else ["store", "dataset"])
-        reading.set_defaults(command=command)
-    for command, text, arguments, fields in background.COMMANDS:
-        working = commands.add_parser(command.__name__, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        for flag, kinds in arguments.items():
-            working.add_argument(flag, **kinds)
-        _add_fields(working, fields)
-        working.set_defaults(command=command)
+            command.add_argument(flag, **kinds)
+        _add_fields(command, fields)
+        command.set_defaults(command=function)
     for command_parser in commands.choices.values():
         command_parser.add_argument(
             "--allow-http", action="store_true", help="talk to an S3 endpoint of another machine without encryption"

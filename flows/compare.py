@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from flows.commands import Command
 from tasks.arrays import Bytes, from_npy, from_npz
 from tasks.errors import ArtifactError, RegistryError, UsageError
 from tasks.report.comparison import Comparison
@@ -61,7 +62,7 @@ def _write(path: Path, page: bytes) -> None:
 
 
 COMMANDS = [
-    (
+    Command(
         compare,
         "tell what differs between two versions, image by image too",
         {

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.commands import Command
 from tasks.caching.inventory import kept, objects_of, removable
 from tasks.errors import RegistryError, UsageError
 from tasks.settings import home
@@ -236,16 +237,16 @@ def _removing(days: int) -> dict[str, dict[str, Any]]:
 
 
 # What each command does, and its own arguments.
-COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[str, Any]]]] = [
-    (versions, "list the published versions", {}),
-    (champion, "tell which version is the champion", {}),
-    (show, "show a version's report and files", {"version": VERSION}),
-    (
+COMMANDS = [
+    Command(versions, "list the published versions"),
+    Command(champion, "tell which version is the champion"),
+    Command(show, "show a version's report and files", {"version": VERSION}),
+    Command(
         verify,
         "read everything that is published again, and name each file that is not what it was",
         {"version": VERSION | {"nargs": "?", "help": "only this one"}},
     ),
-    (
+    Command(
         fetch,
         "bring the champion into a folder, verified, or nothing",
         {
@@ -253,7 +254,7 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
             "--version": VERSION | {"metavar": "V", "help": "this version instead of the champion"},
         },
     ),
-    (
+    Command(
         rollback,
         "make an earlier version the champion again",
         {
@@ -261,7 +262,7 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
             "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),
-    (
+    Command(
         pin,
         "compare every candidate with this version too, so that quality cannot creep down in small steps",
         {
@@ -269,21 +270,23 @@ COMMANDS: list[tuple[Callable[[argparse.Namespace], int], str, dict[str, dict[st
             "--reason": {"default": "pinned", "metavar": "TEXT", "help": "why, for `retrain champion`"},
         },
     ),
-    (unpin, "compare candidates with the champion alone again", {}),
-    (history, "list who was champion when, and why", {}),
-    (
+    Command(unpin, "compare candidates with the champion alone again"),
+    Command(history, "list who was champion when, and why"),
+    Command(
         gc,
         "remove what no manifest names: versions that were never completed, stray files",
         _removing(days=7),
     ),
-    (
+    Command(
         cache,
         "show what is cached: step, when it was computed, bytes; `cache clear` removes what is old",
         {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | _removing(days=30),
+        fields=("store",),
     ),
-    (
+    Command(
         doctor,
         "try what the store can do, and tell what a publish will therefore rely on",
         {"--race": {"type": int, "metavar": "N", "help": "let N writers race, to expose writes that are not atomic"}},
+        fields=("store",),
     ),
 ]

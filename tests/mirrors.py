@@ -100,6 +100,10 @@ def small_mnist(train: int = 640, test: int = 300, seed: int = 0) -> Contents:
     return contents
 
 
+# What the tests of the whole job learn from.
+CONTENTS = small_mnist()
+
+
 def spec_for(contents: Contents, mirrors: tuple[str, ...] = ("https://mirror.invalid/",)) -> Spec:
     """A data set under MNIST's name that consists of exactly these contents."""
 

@@ -43,6 +43,9 @@ from tasks.values import StepRun, Value
 P = ParamSpec("P")
 V = TypeVar("V", bound=Value)
 
+# How many of the changes that make a step run are named.
+MOST_CHANGES = 5
+
 # Whatever the project logs inside a run shows on its page too.
 LOG = logging.getLogger("retrain")
 LOG.setLevel(logging.INFO)
@@ -259,7 +262,13 @@ def _why(run: Run, name: str, document: Mapping[str, Any]) -> str:
         last = json.loads(run.store.get(_last(name)).data)
     except KeyMissing:
         return "for the first time in this store"
-    return ", ".join(differences(last, document)) or "its cached result is gone or damaged"
+    return _in_short(differences(last, document)) or "its cached result is gone or damaged"
+
+
+def _in_short(changes: list[str]) -> str:
+    """The first of them: a report depends on all that a run has found."""
+    more = len(changes) - MOST_CHANGES
+    return ", ".join(changes[:MOST_CHANGES]) + (f", and {more} more" if more > 0 else "")
 
 
 def _now() -> str:

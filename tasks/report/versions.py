@@ -134,7 +134,8 @@ def _row(check: Check | None) -> str:
     if check is None:
         return MISSING
     row = gate_row(check)
-    return f"{row['result']} {row['value']} {row['needs']}"
+    needs = row["needs"].replace(" ", "\N{NO-BREAK SPACE}")  # a narrow page must not part the sign from its number
+    return f"{row['result']} {row['value']} {needs}"
 
 
 def _origin(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def _measured(check: Check) -> str:
         return f"{check.name} is {value} and needs {limit}"
     if check.value < -1:
         return f"{check.name} is unknown, as it {check.sentence}"
+    if check.value >= 0:
+        return f"no {check.name} is shown, and up to {_loss(check.limit)} is allowed"
     return f"{check.name} is at least {_loss(check.value)}, allowed {_loss(check.limit)}"
 
 

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from tests.flows.test_cli import REPORT_FILES
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
@@ -50,6 +52,12 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all, as CI's cache keeps it: the second job reuses what the first one trained."""
+    return tmp_path_factory.mktemp("kept")
+
+
 def job(step: tuple[list[str], str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     shell, lines = step
     script = folder / "script.sh"
@@ -62,22 +70,16 @@ def job(step: tuple[list[str], str], folder: Path, **environment: str) -> subpro
 
 @pytest.mark.parametrize("step", [github_step(), gitlab_step()], ids=["github", "gitlab"])
 def test_a_bad_recipe_is_rejected_with_3_and_everything_is_left_for_the_reviewer(
-    step: tuple[list[str], str], checkout: Path, prefect_server: None
+    step: tuple[list[str], str], checkout: Path, store: Path, prefect_server: None
 ) -> None:
     from prefect.settings import PREFECT_API_URL
 
+    (checkout / "store").symlink_to(store)
     done = job(step, checkout, **BAD, PREFECT_API_URL=PREFECT_API_URL.value() or "", CI_JOB_URL="https://ci/job/7")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     report = checkout / "report"
-    assert sorted(path.name for path in report.iterdir()) == [
-        "comment.md",
-        "junit.xml",
-        "report.html",
-        "report.json",
-        "report.md",
-        "report.schema.json",
-    ]
+    assert sorted(path.name for path in report.iterdir()) == REPORT_FILES
     failures = ElementTree.parse(report / "junit.xml").getroot().findall(".//failure")
     assert any("test images are right" in (failure.get("message") or "") for failure in failures)
     for text in (checkout / "summary.md", report / "comment.md"):

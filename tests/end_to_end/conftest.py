@@ -7,6 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from tasks import afresh, load_back, predictions
+from tasks.datasets import DATASETS
+from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
+    """A mirror of a small data set under MNIST's name."""
+    monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
+    with serving(gzipped(CONTENTS)) as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,23 +21,14 @@ from tasks.publish import record as recorded
 from tasks.settings import Data, Gate, Recipe
 from tasks.storage import ObjectStore, Registry, open_store
 from tasks.values import Decision, Outcome
-from tests.mirrors import Contents, Mirror, gzipped, serving, small_mnist, spec_for
+from tests.mirrors import CONTENTS, Contents, Mirror, gzipped, serving, spec_for
 
-CONTENTS = small_mnist()
 GOOD = Recipe(epochs=3, batch_size=32)
 WORSE = Recipe(epochs=1, batch_size=32, learning_rate=0.0001)
 # The champion's row alone.
 GATE = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A mirror of a small data set under MNIST's name."""
-    monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
-    with serving(gzipped(CONTENTS)) as running:
-        yield running
 
 
 def job(store: ObjectStore, mirror: Mirror, recipe: Recipe = GOOD, **more: Any) -> State[Outcome]:

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -23,23 +23,14 @@ from tasks.errors import GateRejected
 from tasks.settings import Data, Gate, Recipe, StepName
 from tasks.storage import ObjectStore, Registry, open_store
 from tasks.values import Check, Outcome
-from tests.mirrors import Mirror, gzipped, serving, small_mnist, spec_for
+from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
 from tests.tasks.test_afresh import impostor
 
-CONTENTS = small_mnist()
 RECIPE = Recipe(epochs=3, batch_size=32)
 LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2, max_regression=0.5)
 CACHED = ["download", "preprocess", "train", "evaluate", "load_back", "export", "report"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-@pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A mirror of a small data set under MNIST's name."""
-    monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
-    with serving(gzipped(CONTENTS)) as running:
-        yield running
 
 
 def job(store: str, mirror: Mirror, recipe: Recipe = RECIPE, gate: Gate = LENIENT, **more: Any) -> State[Outcome]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import inspect
+from typing import get_args
 
 from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import retrain
-from tasks.settings import Settings
+from tasks.settings import Settings, StepName
 
 
 def test_the_run_form_shows_every_setting_with_description_bounds_and_default() -> None:
@@ -25,14 +26,7 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
     assert shown["epochs"] | {"minimum": 1, "maximum": 1000} == shown["epochs"]
     assert shown["seeds"] | {"minimum": 1, "maximum": 100} == shown["seeds"]
     assert shown["device"]["enum"] == ["auto", "cpu", "gpu"]
-    assert shown["refresh"]["items"]["enum"] == [
-        "download",
-        "preprocess",
-        "train",
-        "evaluate",
-        "load_back",
-        "export",
-    ]  # chips
+    assert shown["refresh"]["items"]["enum"] == list(get_args(StepName))  # chips
 
 
 def test_the_job_can_be_read_in_a_minute() -> None:

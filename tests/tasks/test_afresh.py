@@ -48,16 +48,12 @@ def test_a_fresh_process_predicts_the_same_bit_for_bit_and_another_model_does_no
     }
     other = network()
     other.layers[0].kernel.assign(other.layers[0].kernel.numpy()[::-1])
-    altered = compare(predict_afresh(to_bytes(other), IMAGES), evaluated)
+    altered = compare(predict(to_bytes(other), IMAGES), evaluated)
     assert altered.same < altered.images
     assert altered.largest_difference > TOLERANCE
 
 
-def test_a_file_that_is_altered_or_unsafe_is_refused_with_the_loaders_reason(model: bytes) -> None:
-    altered = bytearray(model)
-    altered[len(model) // 2] ^= 1
-    with pytest.raises(LoadBackError, match=r"cannot load the model file: it is damaged .*CRC"):
-        predict_afresh(bytes(altered), IMAGES)
+def test_an_unsafe_file_is_refused_with_the_loaders_reason(model: bytes) -> None:
     with pytest.raises(LoadBackError, match="Lambda, which is not known to be harmless"):
         predict_afresh(with_layer(model, LAMBDA), IMAGES)
 

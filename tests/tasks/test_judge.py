@@ -253,6 +253,13 @@ def test_a_loss_to_the_champion_that_is_shown_rejects_and_reads_as_a_loss() -> N
     assert headline(decision) == "Loss to champion v3 is at least 0.0040, allowed 0.0020."
 
 
+def test_a_closest_call_of_no_shown_loss_is_told_as_such() -> None:
+    decision = decide(measured(answers(range(150))), rival("champion v3", range(145, 295)), None, Gate())
+    assert headline(decision) == (
+        "Every check holds. The closest call: no loss to champion v3 is shown, and up to 0.0020 is allowed."
+    )
+
+
 def test_a_loss_that_is_not_shown_passes() -> None:
     # 30 images worse on 170 that differ: 0.003 measured, and nobody can tell it from 0.002.
     decision = decide(measured(answers(range(70, 170))), rival("champion v3", range(70)), None, Gate())

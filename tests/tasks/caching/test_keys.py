@@ -190,3 +190,5 @@ def test_what_changed_is_said_in_words() -> None:
     edited = {**new, "code": {**new["code"], "tasks.train": "other"}, "packages": {"numpy": "9.9"}}
     assert differences(new, edited) == ["code tasks.train changed", f"numpy {new['packages']['numpy']} → 9.9"]
     assert differences(new, new) == []
+    listed = {**new, "inputs": {**new["inputs"], "given": [1, 2]}}
+    assert differences(new, listed) == ["given changed"]

@@ -11,7 +11,7 @@ import pytest
 from prefect import flow
 
 from tasks.caching.inventory import CHECKPOINTS, kept, removable
-from tasks.caching.steps import Run, step
+from tasks.caching.steps import Run, _in_short, step
 from tasks.errors import ArtifactError
 from tasks.storage.local import LocalStore
 from tasks.values import Artifact, Value
@@ -122,6 +122,11 @@ def test_each_step_says_why_it_ran(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert lines[0] == "write: runs, for the first time in this store"
     assert lines[1].startswith("write: reused, computed ")
     assert lines[2] == "write: runs, text one → two"
+
+
+def test_of_many_changes_the_first_are_said() -> None:
+    assert _in_short(["seed 0 → 1", "code changed"]) == "seed 0 → 1, code changed"
+    assert _in_short([*"abcdefg"]) == "a, b, c, d, e, and 2 more"
 
 
 def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,12 @@ def example(wrong: int = 40, images: int = 400, epochs: int = 3, validation: boo
     guesses = labels.copy()
     guesses[:wrong] = (labels[:wrong] + 1) % CLASSES
     return predicted(guesses, labels, epochs, validation)
+
+
+@cache
+def rendered(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bool = False) -> Rendered:
+    """The report on it, drawn once for all tests that only read it: drawing takes half a second."""
+    return example(wrong, images, epochs, validation).render()
 
 
 def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool = False) -> Example:

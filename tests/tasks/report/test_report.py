@@ -18,7 +18,7 @@ from tasks.report import page
 from tasks.report.comparison import compare
 from tasks.report.facts import MISTAKES, Document, Facts
 from tasks.report.figures import calibration_svgs, curve_svgs
-from tests.tasks.report.examples import CLASSES, Example, example, predicted, with_champion
+from tests.tasks.report.examples import CLASSES, Example, example, predicted, rendered, with_champion
 
 VOID = {"meta", "link", "img", "br"}
 NOTHING = np.zeros((0, 784), np.uint8)
@@ -90,13 +90,13 @@ def harmless(usual: Example) -> Page:
 
 
 def test_the_same_input_gives_the_same_bytes(usual: Example) -> None:
-    assert usual.render() == usual.render()
+    assert usual.render() == rendered()
 
 
 def test_equal_facts_read_back_from_json_give_the_same_bytes(usual: Example) -> None:
     """Dictionaries may come back in another order, as they do from a cached result."""
     again = Facts.model_validate_json(json.dumps(usual.facts.model_dump(mode="json"), sort_keys=True))
-    assert usual._replace(facts=again).render() == usual.render()
+    assert usual._replace(facts=again).render() == rendered()
 
 
 def test_another_process_gives_the_same_bytes() -> None:
@@ -110,21 +110,21 @@ def test_another_process_gives_the_same_bytes() -> None:
     found = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=root
     ).stdout
-    assert found.strip() == hashlib.sha256(b"".join(example(validation=True).render())).hexdigest()
+    assert found.strip() == hashlib.sha256(b"".join(rendered(validation=True))).hexdigest()
 
 
-def test_the_page_asks_for_nothing_outside_itself(usual: Example) -> None:
-    found = Page(usual.render().page)
+def test_the_page_asks_for_nothing_outside_itself() -> None:
+    found = Page(rendered().page)
     assert all(address.startswith(("data:", "#")) for address in found.addresses())
     assert not found.named("script")
     policy = next(meta["content"] for meta in found.named("meta") if meta.get("http-equiv"))
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert b"@import" not in usual.render().page
+    assert b"@import" not in rendered().page
 
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_ids_are_unique_and_every_reference_has_its_target(validation: bool) -> None:
-    made = example(validation=validation).render().page.decode()
+    made = rendered(validation=validation).page.decode()
     ids = [attributes["id"] for _, attributes in Page(made.encode()).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     references = {address[1:] for address in Page(made.encode()).addresses() if address.startswith("#")}
@@ -133,8 +133,8 @@ def test_ids_are_unique_and_every_reference_has_its_target(validation: bool) -> 
     assert references <= set(ids)
 
 
-def test_the_verdict_comes_first(usual: Example) -> None:
-    text = Page(usual.render().page).text
+def test_the_verdict_comes_first() -> None:
+    text = Page(rendered().page).text
     places = [
         text.index(part) for part in ("Passed the gate", "90.00 %", "Gate\n", "Learning curves", "Where it comes from")
     ]
@@ -142,7 +142,7 @@ def test_the_verdict_comes_first(usual: Example) -> None:
 
 
 def test_a_rejected_model_is_called_so_everywhere() -> None:
-    made = example(wrong=200).render()
+    made = rendered(wrong=200)
     assert "Rejected by the gate" in Page(made.page).text
     assert "# mnist: Rejected by the gate: accuracy, accuracy lower bound" in made.text.decode()
     assert json.loads(made.data)["decision"]["verdict"] == "reject"
@@ -152,7 +152,7 @@ def test_a_rejected_model_is_called_so_everywhere() -> None:
 
 
 def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
-    made = usual.render()
+    made = rendered()
     for check in usual.facts.decision.checks:
         for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
             assert check.sentence in form
@@ -174,11 +174,11 @@ def test_both_curves_are_drawn(usual: Example) -> None:
     drawn = curve_svgs(usual.facts.trained.history)
     # In each, the line; its marks are one symbol, used at each epoch.
     assert [svg.count("fill: none; stroke: var(--accent)") for svg in drawn.values()] == [1, 1]
-    assert all(svg in usual.render().page.decode() for svg in drawn.values())
+    assert all(svg in rendered().page.decode() for svg in drawn.values())
 
 
 def test_calibration_is_told_in_every_form_and_drawn(usual: Example) -> None:
-    made, found = usual.render(), usual.told.calibration
+    made, found = rendered(), usual.told.calibration
     for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
         assert f"Expected calibration error {found.error:.4f}" in form
         assert "15 equally wide bins" in form
@@ -189,7 +189,7 @@ def test_calibration_is_told_in_every_form_and_drawn(usual: Example) -> None:
     assert drawn["sureness"].count("fill: var(--accent)") == len(found.bins)
 
 
-def test_the_champion_is_met_only_where_there_is_one(usual: Example) -> None:
+def test_the_champion_is_met_only_where_there_is_one() -> None:
     made = with_champion(wrong=40, champion_wrong=10).render()
     for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
         assert "Compared with the champion, version 7" in form
@@ -198,7 +198,7 @@ def test_the_champion_is_met_only_where_there_is_one(usual: Example) -> None:
     assert "The 20 surest of 40." in made.page.decode()
     assert "All 10." in made.page.decode()
     assert len(json.loads(made.data)["comparison"]["lost"]["images"]) == 20
-    assert b"Compared" not in usual.render().page + usual.render().text
+    assert b"Compared" not in rendered().page + rendered().text
 
 
 def test_a_champion_that_says_the_same_shows_no_pictures() -> None:
@@ -211,7 +211,7 @@ def test_a_champion_that_says_the_same_shows_no_pictures() -> None:
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_validation_is_drawn_and_told_where_there_is_any(validation: bool) -> None:
-    made = example(validation=validation).render()
+    made = rendered(validation=validation)
     assert (b"stroke: var(--second)" in made.page) is validation
     assert ("validation 0.9333" in Page(made.page).text) is validation
     assert (b"validation accuracy" in made.text) is validation
@@ -220,7 +220,7 @@ def test_validation_is_drawn_and_told_where_there_is_any(validation: bool) -> No
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 def test_every_epoch_is_told(epochs: int) -> None:
-    made = example(epochs=epochs).render()
+    made = rendered(epochs=epochs)
     assert len(json.loads(made.data)["trained"]["history"]) == epochs
     assert f"| {epochs} ".encode() in made.text
     assert f"{epochs} epoch{'s' if epochs > 1 else ''}, batch".encode() in made.page
@@ -229,7 +229,7 @@ def test_every_epoch_is_told(epochs: int) -> None:
 
 @pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (1, 1), (29, 29), (30, 30), (200, MISTAKES)])
 def test_the_surest_mistakes_are_shown(wrong: int, shown: int) -> None:
-    made = example(wrong=wrong).render()
+    made = rendered(wrong=wrong)
     pictures = [image for image in Page(made.page).named("img") if (image["src"] or "").startswith("data:image/png")]
     mistakes = json.loads(made.data)["mistakes"]
     assert len(pictures) == len(mistakes) == shown
@@ -239,7 +239,7 @@ def test_the_surest_mistakes_are_shown(wrong: int, shown: int) -> None:
 
 
 def test_a_perfect_model_has_no_mistakes_and_no_weakest_class() -> None:
-    found = Page(example(wrong=0).render().page)
+    found = Page(rendered(wrong=0).page)
     assert "No mistakes" in found.text
     assert "The model got every test image right." in found.text
     assert not found.classed("lowest")
@@ -255,8 +255,8 @@ def test_a_model_that_says_one_class_only_is_told_so() -> None:
     assert all(mistake["guess"] == 3 for mistake in data["mistakes"])
 
 
-def test_provenance_is_complete_on_the_page_and_in_words(usual: Example) -> None:
-    made = usual.render()
+def test_provenance_is_complete_on_the_page_and_in_words() -> None:
+    made = rendered()
     for form in (words_of(Page(made.page).text), made.text.decode()):
         for part in ("abc123", "seed 0", "a processor", "oneDNN with AVX2", "Python 3.11.7", "a" * 64, "b" * 64):
             assert part in form
@@ -265,18 +265,18 @@ def test_provenance_is_complete_on_the_page_and_in_words(usual: Example) -> None
 
 
 def test_square_images_are_the_same_as_flat_ones(usual: Example) -> None:
-    assert usual._replace(images=usual.images.reshape(-1, 28, 28)).render() == usual.render()
+    assert usual._replace(images=usual.images.reshape(-1, 28, 28)).render() == rendered()
 
 
 def test_the_json_holds_all_the_facts(usual: Example) -> None:
-    told = Document.model_validate_json(usual.render().data)
+    told = Document.model_validate_json(rendered().data)
     assert told == usual.told
     assert len(told.mistakes) == MISTAKES
     assert {name: getattr(told, name) for name in Facts.model_fields} == dict(usual.facts)
 
 
 def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:
-    made = example(wrong=200, epochs=100, validation=True).render()
+    made = rendered(wrong=200, epochs=100, validation=True)
     assert len(made.page) < 500_000
     assert len(made.run_page) < 200_000
 

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.report import schema
 from tasks.report.facts import Document
-from tests.tasks.report.examples import Example, example, with_champion
+from tests.tasks.report.examples import Example, example, rendered, with_champion
 
 REPORTS: list[Callable[[], Example]] = [
     example,
@@ -49,7 +49,7 @@ def test_every_report_fits_it(make: Callable[[], Example]) -> None:
     ],
 )
 def test_what_is_no_report_does_not(damage: dict[str, Any]) -> None:
-    told = json.loads(example().render().data) | damage
+    told = json.loads(rendered().data) | damage
     assert not validator().is_valid(told)
 
 

@@ -37,8 +37,8 @@ def test_what_differs_is_told_and_nothing_else() -> None:
     assert found["Measured"][0] == {"": "accuracy", "version 3": "0.9250", "version 4": "0.9000", "change": "−0.0250"}
     assert found["Gate"][1] == {
         "": "accuracy",
-        "version 3": "pass 0.9250 ≥ 0.8500",
-        "version 4": "pass 0.9000 ≥ 0.8500",
+        "version 3": "pass 0.9250 ≥\N{NO-BREAK SPACE}0.8500",
+        "version 4": "pass 0.9000 ≥\N{NO-BREAK SPACE}0.8500",
         "change": "−0.0250",
     }
     assert "Device" not in found
