@@ -110,14 +110,15 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
         found = rounds({**plain, **others.rows, **jobs, **alone}, count)
     limits = [float(run.printed) for run in found.pop(LIMIT)]
     trained = [REFERENCE, OWN, *others.rows]
-    print(f"{machine(others.versions)}; {time.strftime('%Y-%m-%d')}, {count} rounds\n", *others.left_out, sep="\n")
-    print(tables.processes({name: runs for name, runs in found.items() if name != OWN}), end="\n\n")
-    for row in jobs:
-        print(f"Steps, {row}: {tables.steps(found[row])}.")
-    print(
-        f"\nThe limit is float32 products in NumPy, GFLOP/s: {spread([limit / 1e9 for limit in limits])}; the best one."
-    )
-    print(tables.trainings({name: found[name] for name in trained}, IMAGES, max(limits)), end="\n\n")
+    told = [
+        f"{machine(others.versions)}; {time.strftime('%Y-%m-%d')}, rounds: {count}",
+        *others.left_out,
+        tables.processes({name: runs for name, runs in found.items() if name != OWN}),
+        *(f"Steps, {row}: {tables.steps(found[row])}." for row in jobs),
+        f"The limit is the best float32 product in NumPy, GFLOP/s: {spread([each / 1e9 for each in limits])}.",
+        tables.trainings({name: found[name] for name in trained}, IMAGES, max(limits)),
+    ]
+    print("\n\n".join(told), end="\n\n", flush=True)
 
 
 def scale(data: Path, sizes: list[int], count: int) -> None:

@@ -54,7 +54,7 @@ def rounds(rows: Mapping[str, Callable[[], Measured]], count: int) -> dict[str, 
     for number in range(count):
         for name, run in rows.items():
             found[name].append(run())
-            print(f"round {number + 1}: {name}: {found[name][-1].seconds:.1f} s", file=sys.stderr)
+            print(f"round {number + 1}: {name}: {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
