@@ -11,7 +11,7 @@ MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
 
-.PHONY: run install test test-page test-faults test-e2e lint bench lock clean
+.PHONY: run install test test-page test-faults test-e2e lint bench bench-seeds bench-gpu lock clean
 
 run: $(VENV)/run.ok
 	@$(VENV)/bin/retrain run --store '$(STORE)' $(if $(MIRROR),--mirror '$(MIRROR)',--or-digits) $(ARGS)
@@ -44,9 +44,23 @@ lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Times the job against the plain script that does none of the rest; takes about ten minutes.
-bench: $(VENV)/dev.ok
-	$(VENV)/bin/python -m tests.benchmarks.bench $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
+# Times the job against the plain script that does none of the rest, and the training against PyTorch, JAX and what the
+# machine multiplies at best, up to 6,000,000 images; takes about twenty minutes and 6 GB of memory.
+bench: $(VENV)/dev.ok .venv-peers/peers.ok
+	$(VENV)/bin/python -m tests.benchmarks.bench --peers .venv-peers/bin/python $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
+
+# Several seeds, one after the other and over a work pool with one and two workers; takes about five minutes.
+bench-seeds: $(VENV)/dev.ok
+	$(VENV)/bin/python -m tests.benchmarks.seeds $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
+
+# The training on this machine's GPU, or its CPU where there is none: make bench-gpu SET=gpu
+bench-gpu: $(VENV)/dev.ok
+	$(VENV)/bin/python -m tests.benchmarks.gpu $(if $(MIRROR),'$(MIRROR:file://%=%)') $(ARGS)
+
+# What the job is compared with, apart from what it is made of. What cannot be installed is left out, and bench says so.
+.venv-peers/peers.ok: tests/benchmarks/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement $< && touch $@ || echo 'PyTorch and JAX cannot be installed'
 
 # The lock files name every package, so pip has nothing to resolve; an old one could not.
 $(VENV)/run.ok: $(LOCK) pyproject.toml
@@ -68,4 +82,4 @@ lock:
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
-	rm -rf .venv .venv-gpu build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu .venv-peers build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

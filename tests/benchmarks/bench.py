@@ -1,11 +1,12 @@
-"""What the job costs beside the plain script: whole processes, interleaved, so that a drifting machine is fair to all.
+"""What the job costs beside the plain script, and the training beside other frameworks and the machine's limit.
 
-    python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 3]
+    python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 3] [--peers PYTHON] [--sizes 60000 600000]
 
-Rows: the reference script; the job cold and cached, each with a temporary Prefect server and with a running one. Then
-the training alone, one epoch, on 60,000 and on 600,000 images (the set repeated). Wall seconds and peak memory are the
-operating system's own account of each finished process; memory is that of the largest single process of its tree.
-Prints Markdown. Nothing here passes or fails by time.
+Three tables, of whole processes that take turns: the reference script, PyTorch and JAX with the same recipe on the same
+arrays, the job cold and cached, each with a temporary Prefect server and with a running one; the training alone of each
+of them, and its share of what the machine multiplies at best, measured in the same rounds; the training alone on ten
+and on a hundred times the images. PyTorch and JAX run on the interpreter that --peers names; without it their rows are
+left out. Prints Markdown. Nothing here passes or fails by time.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import json
 import os
 import shutil
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-import httpx
-
 from tasks.caching.keys import installed
+from tasks.datasets import MNIST
 from tasks.device import describe, device_kind
+from tests.benchmarks import tables
+from tests.benchmarks.measure import Measured, measure, rounds, running_server, spread
+from tests.benchmarks.peers import learned, peers
 
 # Beside the checkout: where the arrays come from without --mirror.
 BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
@@ -44,50 +43,12 @@ for field, content in fetch(MNIST, sys.argv[2:]).contents.items():
     pathlib.Path(sys.argv[1], f"{MNIST.files[field].name}.gz").write_bytes(gzip.compress(content))
 """
 
+REFERENCE, OWN, LIMIT = "reference script", "the job's training", "matrix product"
 
-TRAIN = """
-import gzip, json, pathlib, sys
-import numpy as np
-from tasks import idx
-from tasks.arrays import Split
-from tasks.datasets import MNIST
-from tasks.settings import Recipe
-from tasks.train import fit
-def read(name):
-    file = MNIST.files[name]
-    return idx.decode(gzip.decompress(pathlib.Path(sys.argv[1], f"{file.name}.gz").read_bytes()), file.name, file.shape)
-times = int(sys.argv[2])
-images, labels = np.tile(read("train_images").reshape(-1, 784), (times, 1)), np.tile(read("train_labels"), times)
-(epoch,) = fit(Split(images, labels), Recipe(epochs=1)).history
-print(json.dumps({"images": len(labels), "seconds": epoch.seconds}))
-"""
+IMAGES = MNIST.train_images.shape[0]
 
-
-class Measured(NamedTuple):
-    """One finished process: wall seconds, peak memory in MB, what it printed."""
-
-    seconds: float
-    megabytes: float
-    printed: str
-
-
-def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
-    """Run a command to its end. Raises RuntimeError where it fails."""
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=errors)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}: {errors.read().strip()[-500:]}")
-        return Measured(seconds, usage.ru_maxrss * 1024 / 1e6, output.read())
+# Minutes each: more images than this are measured once.
+ONCE = 1_000_000
 
 
 def arrays(mirror: str | None, folder: Path) -> Path:
@@ -101,83 +62,9 @@ def arrays(mirror: str | None, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def running_server(folder: Path) -> Iterator[str]:
-    """The API address of a Prefect server that runs while the block does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + 120
-    try:
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the Prefect server does not start")
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(url: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/health").is_success
-    return False
-
-
-def rounds(rows: Mapping[str, Callable[[], Measured]], count: int) -> dict[str, list[Measured]]:
-    """Each row `count` times, in turn."""
-    found: dict[str, list[Measured]] = {name: [] for name in rows}
-    for number in range(count):
-        for name, run in rows.items():
-            found[name].append(run())
-            print(f"round {number + 1}: {name}: {found[name][-1].seconds:.1f} s", file=sys.stderr)
-    return found
-
-
-def table(found: Mapping[str, Sequence[Measured]]) -> str:
-    """Medians, ranges, and the median of the ratios to the first row, round by round."""
-    first = next(iter(found.values()))
-    lines = ["| | wall s, median (range) | × reference | peak MB |", "|---|---|---|---|"]
-    for name, runs in found.items():
-        seconds = [run.seconds for run in runs]
-        ratio = statistics.median(run.seconds / base.seconds for run, base in zip(runs, first, strict=True))
-        spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-        lines.append(f"| {name} | {spread} | {ratio:.2f} | {statistics.median(run.megabytes for run in runs):.0f} |")
-    return "\n".join(lines)
-
-
-def training(folder: Path, repeated: int) -> Measured:
-    """One epoch in a process of its own, on all images, repeated."""
-    return measure([sys.executable, "-c", TRAIN, str(folder), str(repeated)], {})
-
-
-def scaling(found: Mapping[str, Sequence[Measured]]) -> str:
-    """How memory and time grow with the number of images."""
-    lines = ["| one epoch, training alone | seconds of the epoch | images/s | peak MB |", "|---|---|---|---|"]
-    for name, runs in found.items():
-        seconds = statistics.median(json.loads(run.printed)["seconds"] for run in runs)
-        images = json.loads(runs[0].printed)["images"]
-        peak = statistics.median(run.megabytes for run in runs)
-        lines.append(f"| {name} | {seconds:.1f} | {images / seconds:,.0f} | {peak:.0f} |")
-    return "\n".join(lines)
-
-
-def steps(runs: Sequence[Measured]) -> str:
-    """The median seconds of each step of some runs of the job."""
-    seen = [{step["name"]: step["seconds"] for step in json.loads(run.printed)["steps"]} for run in runs]
-    return ", ".join(f"{name} {statistics.median(run[name] for run in seen):.1f} s" for name in seen[0])
-
-
-def reference(folder: Path) -> Measured:
-    """One run of the plain script."""
-    done = measure([sys.executable, "-m", "tests.benchmarks.reference", str(folder)], {})
-    if float(done.printed) < 0.97:
-        raise RuntimeError(f"not the run that was meant: {done.printed}")
-    return done
+def script(name: str, *arguments: object) -> Measured:
+    """One run of a module of this folder."""
+    return measure([sys.executable, "-m", f"tests.benchmarks.{name}", *map(str, arguments)], {})
 
 
 def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) -> Measured:
@@ -192,12 +79,59 @@ def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) ->
     return done
 
 
-def machine() -> str:
+def machine(more: Mapping[str, str]) -> str:
     """Processor, memory and versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    names = ("prefect", "keras", "tensorflow", "numpy")
-    versions = ", ".join(f"{name} {found}" for name in names if (found := installed(name)))
+    ours = {name: found for name in ("prefect", "keras", "tensorflow", "numpy") if (found := installed(name))}
+    versions = ", ".join(f"{name} {found}" for name, found in {**more, **ours}.items())
     return f"{describe(device_kind('cpu')).name}, {memory:.0f} GiB; Python {sys.version.split()[0]}, {versions}"
+
+
+def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
+    """The first two tables."""
+    mirror, one, two = data.as_uri(), folder / "one", folder / "two"
+    others = peers(python, data, folder / "compiled")
+    for line in others.left_out:
+        print(line, file=sys.stderr)
+    # Not counted: fills the disk cache, migrates a database, compiles.
+    job(one, mirror, {}, cold=True)
+    for run in others.rows.values():
+        run()
+    with running_server(folder / "server") as url:
+        running = {"PREFECT_API_URL": url}
+        jobs = {
+            "cold, running server": lambda: job(two, mirror, running, cold=True),
+            "cached, running server": lambda: job(two, mirror, running, cold=False),
+            "cold, temporary server": lambda: job(one, mirror, {}, cold=True),
+            "cached, temporary server": lambda: job(one, mirror, {}, cold=False),
+        }
+        alone = {OWN: lambda: learned(script("training", data)), LIMIT: lambda: script("matmul")}
+        plain = {REFERENCE: lambda: learned(script("reference", data))}
+        found = rounds({**plain, **others.rows, **jobs, **alone}, count)
+    limits = [float(run.printed) for run in found.pop(LIMIT)]
+    trained = [REFERENCE, OWN, *others.rows]
+    told = [
+        f"{machine(others.versions)}; {time.strftime('%Y-%m-%d')}, rounds: {count}",
+        *others.left_out,
+        tables.processes({name: runs for name, runs in found.items() if name != OWN}),
+        *(f"Steps, {row}: {tables.steps(found[row])}." for row in jobs),
+        f"The limit is the best float32 product in NumPy, GFLOP/s: {spread([each / 1e9 for each in limits])}.",
+        tables.trainings({name: found[name] for name in trained}, IMAGES, max(limits)),
+    ]
+    print("\n\n".join(told), end="\n\n", flush=True)
+
+
+def scale(data: Path, sizes: list[int], count: int) -> None:
+    """The third table."""
+
+    def run(size: int) -> Measured:
+        return script("training", data, "--images", size)
+
+    found = {
+        **rounds({f"{size:,} images": partial(run, size) for size in sizes if size <= ONCE}, count),
+        **rounds({f"{size:,} images": partial(run, size) for size in sizes if size > ONCE}, 1),
+    }
+    print(tables.scaling({size: found[f"{size:,} images"] for size in sizes}))
 
 
 def main() -> None:
@@ -205,6 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--mirror", help="default: ../shared/mnist beside the checkout, else the public mirrors")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", metavar="PYTHON", help="the interpreter that has torch and jax")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[IMAGES, 10 * IMAGES, 100 * IMAGES], metavar="IMAGES")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
     with tempfile.TemporaryDirectory() as name:
@@ -214,24 +150,8 @@ def main() -> None:
             del os.environ[variable]
         os.environ |= {"PREFECT_HOME": str(folder / "client"), "RETRAIN_HOME": str(folder / "home")}
         data = arrays(options.mirror, folder / "mnist")
-        mirror, one, two = data.as_uri(), folder / "one", folder / "two"
-        job(one, mirror, {}, cold=True)  # not counted: fills the disk cache, migrates a database
-        with running_server(folder / "server") as url:
-            running = {"PREFECT_API_URL": url}
-            rows = {
-                "reference script": lambda: reference(data),
-                "cold, running server": lambda: job(two, mirror, running, cold=True),
-                "cached, running server": lambda: job(two, mirror, running, cold=False),
-                "cold, temporary server": lambda: job(one, mirror, {}, cold=True),
-                "cached, temporary server": lambda: job(one, mirror, {}, cold=False),
-            }
-            found = rounds(rows, options.rounds)
-        sizes = {f"{60_000 * times:,} images": partial(training, data, times) for times in (1, 10)}
-        scaled = rounds(sizes, options.rounds)
-    print(f"{machine()}; {time.strftime('%Y-%m-%d')}, {options.rounds} rounds\n\n{table(found)}\n")
-    for row in list(rows)[1:]:
-        print(f"Steps, {row}: {steps(found[row])}.")
-    print(f"\n{scaling(scaled)}")
+        compare(data, folder, options.peers, options.rounds)
+        scale(data, options.sizes, options.rounds)
 
 
 if __name__ == "__main__":

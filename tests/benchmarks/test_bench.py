@@ -1,4 +1,8 @@
-"""The benchmark's own code runs: real processes, small data, no expectation of any time."""
+"""The benchmark's own code runs: real processes, small data, no expectation of any time.
+
+PyTorch and JAX are not installed where the tests run: what is tested is that their rows are left out aloud. That of
+several seeds needs a server and workers: tests/workers/test_seeds.py.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,21 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import bench
-from tests.benchmarks.bench import Measured, measure, rounds, steps, table
+from tests.benchmarks import bench, gpu, matmul, protocol, tables, training
+from tests.benchmarks.measure import Measured, measure, rounds
+from tests.benchmarks.peers import learned, peers
 from tests.mirrors import gzipped, small_mnist
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mnist")
+    for name, answer in gzipped(small_mnist()).items():
+        (folder / name).write_bytes(answer.body)
+    return folder
 
 
 def test_the_largest_process_of_the_tree_is_measured() -> None:
@@ -30,14 +44,60 @@ def test_a_failing_process_stops_the_benchmark() -> None:
         measure([sys.executable, "-c", "raise SystemExit('why')"], {})
 
 
-def test_the_reference_reads_a_mirrors_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, answer in gzipped(small_mnist()).items():
-        (tmp_path / name).write_bytes(answer.body)
-    monkeypatch.setattr(bench, "BESIDE", tmp_path)
-    assert bench.arrays(tmp_path.as_uri(), tmp_path / "copy") == tmp_path
-    assert bench.arrays(None, tmp_path / "copy") == tmp_path
-    found = measure([sys.executable, "-m", "tests.benchmarks.reference", str(tmp_path)], {})
-    assert 0 < float(found.printed) <= 1
+def test_the_reference_reads_a_mirrors_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "BESIDE", data)
+    assert bench.arrays(data.as_uri(), tmp_path / "copy") == data
+    assert bench.arrays(None, tmp_path / "copy") == data
+    found = protocol.parse(bench.script("reference", data).printed)
+    assert 0 < found.accuracy <= 1
+    assert len(found.epochs) == 5
+
+
+def test_the_jobs_own_training_on_as_many_images_as_wanted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training.main(data)
+    training.main(data, 1500)
+    recipe, one = map(protocol.parse, capsys.readouterr().out.splitlines())
+    assert len(recipe.epochs) == 5
+    assert one.epochs == (one.fit,)
+
+
+def test_more_images_are_the_set_again_moved() -> None:
+    images, labels = np.arange(1, 51, dtype=np.uint8).reshape(2, 25), np.array([3, 7], np.uint8)
+    found = training.shifted(images, labels, 5)
+    assert found.labels.tolist() == [3, 7, 3, 7, 3]
+    assert (found.images[:2] == images).all()
+    sets = [found.images[start : start + 1].tobytes() for start in (0, 2, 4)]
+    assert len(set(sets)) == 3
+    assert all(sorted(each) == sorted(sets[0]) for each in sets)
+
+
+def test_a_scripts_line() -> None:
+    assert protocol.parse(f"noise\n{protocol.line(0.98, [1.0, 4.0, 6.0])}\n") == (0.98, 5.0, 3.0, (3.0, 2.0))
+    assert learned(Measured(1.0, 1.0, protocol.line(0.97, [0.0, 1.0]))).seconds == 1.0
+    with pytest.raises(RuntimeError, match="not the run that was meant"):
+        learned(Measured(1.0, 1.0, protocol.line(0.96, [0.0, 1.0])))
+
+
+def test_what_there_is_no_package_for_is_left_out_aloud(tmp_path: Path) -> None:
+    nothing = peers(None, tmp_path, tmp_path)
+    assert not nothing.rows
+    assert "Left out: JAX, an epoch one call: no --peers was given." in nothing.left_out
+    here = peers(sys.executable, tmp_path, tmp_path)
+    assert not here.rows
+    assert "numpy" in here.versions
+    assert f"Left out: PyTorch, eager: no torch for {sys.executable}." in here.left_out
+    gone = peers(str(tmp_path / "python"), tmp_path, tmp_path)
+    assert len(gone.left_out) == len(here.left_out) == 4
+    assert "does not run" in gone.left_out[0]
+
+
+def test_the_peers_that_there_are_have_rows(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho \'{"jax": "1.0"}\'\n')
+    python.chmod(0o700)
+    found = peers(str(python), tmp_path, tmp_path)
+    assert list(found.rows) == ["JAX, an epoch one call"]
+    assert len(found.left_out) == 3
 
 
 def test_rows_take_turns_and_are_compared_round_by_round() -> None:
@@ -50,5 +110,37 @@ def test_rows_take_turns_and_are_compared_round_by_round() -> None:
 
     found = rounds({"a": lambda: row("a", 2.0, 4.0), "b": lambda: row("b", 1.0, 4.0)}, 2)
     assert order == ["a", "b", "a", "b"]
-    assert "| b | 2.5 (1.0 to 4.0) | 0.75 | 100 |" in table(found)
-    assert steps(found["a"]) == "train 2.0 s"
+    assert "| b | 2.5 (1.0 to 4.0) | 0.75 | 100 |" in tables.processes(found)
+    assert tables.steps(found["a"]) == "train 2.0 s"
+
+
+def test_trainings_are_compared_with_the_limit() -> None:
+    runs = {
+        "a": [Measured(9.0, 100.0, protocol.line(0.98, [0.0, 4.0, 6.0, 8.0]))],
+        "b": [Measured(9.0, 100.0, protocol.line(0.97, [0.0, 2.0, 3.0, 4.0]))],
+    }
+    found = tables.trainings(runs, 1000, 4 * 1000 * protocol.FLOPS_PER_IMAGE)
+    assert "| a | 8.0 (8.0 to 8.0) | 1.00 | 4.0 s | 2.00 s | 12% | 0.9800 |" in found
+    assert "| b | 4.0 (4.0 to 4.0) | 0.50 | 2.0 s | 1.00 s | 25% | 0.9700 |" in found
+
+
+def test_memory_is_told_beyond_the_images() -> None:
+    found = tables.scaling({1_000_000: [Measured(9.0, 1000.0, protocol.line(0.98, [0.0, 4.0]))]})
+    assert "| 1,000,000 images | 4.0 | 250,000 | 1000 | 216 | 1 |" in found
+
+
+def test_the_limit_is_positive() -> None:
+    assert matmul.peak(64, 2) > 0
+
+
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(data, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("CPU, TensorFlow ")
+    assert "estimated" in lines[2]
+    assert [line.split(" | ")[0] for line in lines[-2:]] == ["| data set on the device", "| the job's own training"]
+
+
+def test_what_overlaps_is_work_once() -> None:
+    assert gpu.union([(5.0, 1.0), (0.0, 2.0), (1.0, 2.0), (1.5, 0.5)]) == 4.0
+    assert gpu.union([]) == 0

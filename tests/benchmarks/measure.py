@@ -1,0 +1,95 @@
+"""Processes that are measured, in turn: so a machine that drifts is fair to all of them.
+
+Wall seconds and peak memory are the operating system's own account of each finished process; memory is that of the
+largest single process of its tree.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+
+class Measured(NamedTuple):
+    """One finished process: wall seconds, peak memory in MB, what it printed."""
+
+    seconds: float
+    megabytes: float
+    printed: str
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
+    """Run a command to its end. Raises RuntimeError where it fails."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=errors)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} exited with {process.returncode}: {errors.read().strip()[-500:]}")
+        return Measured(seconds, usage.ru_maxrss * 1024 / 1e6, output.read())
+
+
+def rounds(rows: Mapping[str, Callable[[], Measured]], count: int) -> dict[str, list[Measured]]:
+    """Each row `count` times, in turn."""
+    found: dict[str, list[Measured]] = {name: [] for name in rows}
+    for number in range(count):
+        for name, run in rows.items():
+            found[name].append(run())
+            print(f"round {number + 1}: {name}: {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def ratio(values: Iterable[float], base: Iterable[float]) -> float:
+    """The median of the ratios, round by round."""
+    return statistics.median(value / other for value, other in zip(values, base, strict=True))
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[str]:
+    """The API address of a Prefect server that runs while the block does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + 120
+    try:
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the Prefect server does not start")
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/health").is_success
+    return False

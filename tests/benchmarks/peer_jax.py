@@ -1,0 +1,96 @@
+"""The same training in JAX, as one writes it there: an epoch is one compiled call, a scan over its batches.
+
+    python -m tests.benchmarks.peer_jax FOLDER
+
+The recipe is Keras's to the letter: Glorot-uniform kernels, zero biases, RMSprop with its epsilon under the root, and
+a last batch that holds fewer images, outside the scan. Needs jax and NumPy, nothing of the project's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from tests.benchmarks import protocol
+
+RATE, DECAY, EPSILON = 1e-3, 0.9, 1e-7
+
+
+class State(NamedTuple):
+    """The parameters, (kernel, bias) by layer, and the mean squares of their gradients."""
+
+    parameters: Any
+    squares: Any
+
+
+def network(key: Any, pixels: int) -> State:
+    """What training begins with."""
+    shapes = ((pixels, 512), (512, 10))
+    glorot = jax.nn.initializers.glorot_uniform()
+    keys = jax.random.split(key, len(shapes))
+    parameters = [(glorot(each, shape), jnp.zeros(shape[1])) for each, shape in zip(keys, shapes, strict=True)]
+    return State(parameters, jax.tree.map(jnp.zeros_like, parameters))
+
+
+def logits(parameters: Any, images: Any) -> Any:
+    """The softmax is in the loss, and accuracy needs none."""
+    (hidden, hidden_bias), (digit, digit_bias) = parameters
+    return jax.nn.relu(images @ hidden + hidden_bias) @ digit + digit_bias
+
+
+def loss(parameters: Any, images: Any, labels: Any) -> tuple[Any, Any]:
+    """Mean cross-entropy; beside it the batch's loss and hits, which Keras reports too."""
+    found = logits(parameters, images)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(found), labels[:, None], axis=1)
+    return losses.mean(), jnp.stack([losses.sum(), (found.argmax(1) == labels).sum().astype(losses.dtype)])
+
+
+def step(state: State, images: Any, labels: Any) -> tuple[State, Any]:
+    """One batch."""
+    gradients, told = jax.grad(loss, has_aux=True)(state.parameters, images, labels)
+    squares = jax.tree.map(lambda v, g: DECAY * v + (1 - DECAY) * g * g, state.squares, gradients)
+    update = partial(jax.tree.map, lambda w, g, v: w - RATE * g * jax.lax.rsqrt(v + EPSILON))
+    return State(update(state.parameters, gradients, squares), squares), told
+
+
+@partial(jax.jit, donate_argnums=0)
+def epoch(state: State, key: Any, images: Any, labels: Any) -> tuple[State, Any]:
+    """All images once, in a new order."""
+    order = jax.random.permutation(key, len(labels))
+    whole = len(labels) // protocol.BATCH * protocol.BATCH
+
+    def batch(state: State, rows: Any) -> tuple[State, Any]:
+        return step(state, images[rows], labels[rows])
+
+    state, told = jax.lax.scan(batch, state, order[:whole].reshape(-1, protocol.BATCH))
+    total = told.sum(axis=0)
+    if whole < len(labels):
+        state, last = batch(state, order[whole:])
+        total += last
+    return state, total
+
+
+def main(folder: Path) -> None:
+    """Train, test, print the line."""
+    arrays = protocol.read(folder)
+    images, tests = (jnp.asarray(each, jnp.float32) / 255 for each in (arrays.train_images, arrays.test_images))
+    labels, answers = (jnp.asarray(each, jnp.int32) for each in (arrays.train_labels, arrays.test_labels))
+    first, *keys = jax.random.split(jax.random.key(0), protocol.EPOCHS + 1)
+    state = jax.block_until_ready(network(first, images.shape[1]))
+    moments = [time.perf_counter()]
+    for key in keys:
+        state, told = epoch(state, key, images, labels)
+        told.block_until_ready()
+        moments.append(time.perf_counter())
+    accuracy = (logits(state.parameters, tests).argmax(1) == answers).mean()
+    print(protocol.line(float(accuracy), moments))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,126 @@
+"""Several seeds of one recipe: one after the other in the job's process, and over a work pool, with one worker or two.
+
+    python -m tests.benchmarks.seeds [--mirror file:///data/mnist] [--seeds 4] [--rounds 1]
+
+Whole runs of the job, `retrain run --seeds K`, in the store of an uncounted one, so all that they compute are the
+trainings: everything else is cached. The Prefect server and the first worker of the pool `gpu` are those of `retrain
+up --device cpu`; the second one is started beside them. Each worker trains one seed at a time, in a process of its own,
+which imports TensorFlow once more. Where all cores are busy with one training already, two workers gain little: the
+pool is for machines. Prints Markdown; whatever was started is ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.benchmarks.bench import arrays, machine
+from tests.benchmarks.measure import Measured, measure, ratio, rounds, spread
+from tests.workers.laptop import Laptop, eventually
+
+ROOT = Path(__file__).parents[2]
+
+HERE, ONE, TWO = "here, one after the other", "work pool, 1 worker", "work pool, 2 workers"
+
+
+@contextmanager
+def server_and_worker(folder: Path) -> Iterator[Laptop]:
+    """`retrain up` in a folder, and `retrain down` at the end."""
+    laptop = Laptop(folder)
+    try:
+        started = laptop.retrain("up", "--port", str(laptop.port), "--store", str(folder / "store"), "--device", "cpu")
+        if started.returncode:
+            raise RuntimeError(f"retrain up: {started.stderr}")
+        yield laptop
+    finally:
+        ended = laptop.retrain("down")
+        if ended.returncode:
+            print(f"retrain down: {ended.stderr}", file=sys.stderr)
+
+
+@contextmanager
+def second_worker(laptop: Laptop) -> Iterator[None]:
+    """Another worker of the pool `gpu`, like that of `retrain up`, while the block runs."""
+    command = ["worker", "start", "--pool", "gpu", "--type", "process", "--name", "second", "--limit", "1"]
+    environment = {
+        **laptop.environment,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_API_URL": f"http://127.0.0.1:{laptop.port}/api",
+        "PREFECT_HOME": str(laptop.folder / "second"),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+    }
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", *command], env=environment, stdout=silent, stderr=silent
+    )
+    try:
+        eventually(lambda: workers(laptop) == 2)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def workers(laptop: Laptop) -> int:
+    """How many workers of the pool are at work."""
+    return sum(worker["status"] == "ONLINE" for worker in laptop.api("POST", "work_pools/gpu/workers/filter", {}))
+
+
+def table(found: dict[str, list[Measured]], seeds: int) -> str:
+    """Medians, ranges, and the median of the ratios to the run that trains here."""
+    base = [run.seconds for run in found[HERE]]
+    lines = [f"| {seeds} seeds | wall s, median (range) | × here |", "|---|---|---|"]
+    for name, runs in found.items():
+        seconds = [run.seconds for run in runs]
+        lines.append(f"| {name} | {spread(seconds)} | {ratio(seconds, base):.2f} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--mirror", help="default: ../shared/mnist beside the checkout, else the public mirrors")
+    parser.add_argument("--dataset", default="mnist", help="or digits, to try it out")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = ["--dataset", options.dataset]
+        if options.dataset == "mnist":
+            data += ["--mirror", arrays(options.mirror, folder / "mnist").as_uri()]
+        with server_and_worker(folder) as laptop:
+            job = [sys.executable, "-m", "flows.cli", "run", "--store", str(folder / "store"), "--device", "cpu", *data]
+
+            def run(*more: str) -> Measured:
+                environment = {**laptop.environment, "PYTHONPATH": str(ROOT)}
+                return measure([*job, "--seeds", str(options.seeds), *more], environment)
+
+            def run_with_two() -> Measured:
+                with second_worker(laptop):
+                    return run("--train-on", "gpu", "--refresh", "train")
+
+            run()  # not counted: everything but the trainings is cached from now on
+            rows = {
+                HERE: lambda: run("--refresh", "train"),
+                ONE: lambda: run("--train-on", "gpu", "--refresh", "train"),
+                TWO: run_with_two,
+            }
+            found = rounds(rows, options.rounds)
+    print(f"{machine({})}; {time.strftime('%Y-%m-%d')}, rounds: {options.rounds}\n\n{table(found, options.seeds)}")
+
+
+if __name__ == "__main__":
+    # So that what was started ends with this process, and none of it sees the user's own settings.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for variable in [variable for variable in os.environ if variable.startswith(("PREFECT_", "RETRAIN_"))]:
+        del os.environ[variable]
+    main()

@@ -1,0 +1,64 @@
+"""The job's own training, `tasks.train.fit`, without the job around it.
+
+    python -m tests.benchmarks.training FOLDER              # the recipe
+    python -m tests.benchmarks.training FOLDER --images N   # one epoch on so many images
+
+More images than there are is the set again and again, each time moved by another few pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from tasks import backend
+from tasks.arrays import Bytes, Split, scale
+from tasks.settings import Recipe
+from tasks.train import fit
+from tests.benchmarks import protocol
+
+# (down, right) in pixels, none first and then the nearest ones: 121 sets, each different.
+SHIFTS = sorted(product(range(-5, 6), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
+
+
+def shifted(images: Bytes, labels: Bytes, count: int) -> Split:
+    """So many images, of the given ones. One array holds them from the beginning; only one set is ever copied."""
+    made = Split(np.empty((count, images.shape[1]), np.uint8), np.empty(count, np.uint8))
+    side = math.isqrt(images.shape[1])
+    for number, start in enumerate(range(0, count, len(labels))):
+        size = min(len(labels), count - start)
+        moved = np.roll(images[:size].reshape(size, side, side), SHIFTS[number % len(SHIFTS)], axis=(1, 2))
+        made.images[start : start + size] = moved.reshape(size, -1)
+        made.labels[start : start + size] = labels[:size]
+    return made
+
+
+def prepare(folder: Path, count: int | None) -> tuple[Split, Split]:
+    """What to train and to test on."""
+    arrays = protocol.read(folder)
+    train, test = Split(*arrays[:2]), Split(*arrays[2:])
+    return shifted(*train, count) if count else train, test
+
+
+def main(folder: Path, count: int | None = None) -> None:
+    """Train, test, print the line."""
+    train, test = prepare(folder, count)
+    backend.keras()  # imports are not what is measured
+    moments = [time.perf_counter()]
+    recipe = Recipe(epochs=1 if count else protocol.EPOCHS)
+    fitted = fit(train, recipe, on_epoch=lambda *_: moments.append(time.perf_counter()))
+    predicted = fitted.model.predict(scale(test.images), verbose=0).argmax(axis=1)
+    print(protocol.line(float((predicted == test.labels).mean()), moments))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int)
+    options = parser.parse_args()
+    main(options.folder, options.images)

@@ -1,0 +1,22 @@
+"""The benchmark of several seeds runs, with a real server and two workers, and ends what it has started."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from tests.benchmarks import seeds
+
+
+@pytest.mark.timeout(600)
+def test_seeds_are_measured_here_and_over_the_pool(capsys: pytest.CaptureFixture[str]) -> None:
+    seeds.main(["--dataset", "digits", "--seeds", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| 2 seeds",
+        "|---|---|---|",
+        f"| {seeds.HERE}",
+        f"| {seeds.ONE}",
+        f"| {seeds.TWO}",
+    ]
+    assert psutil.Process().children() == []
