@@ -23,9 +23,10 @@ install: $(VENV)/run.ok
 SLOW := tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
 
 # Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow
-# to make: a store that a first run has filled, a server, TensorFlow's import.
+# to make: a store that a first run has filled, a server, TensorFlow's import. In the order of their names, which has the
+# longest ones near its beginning: pytest-xdist's own puts files of few tests last, and one of them then runs alone.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(addprefix --ignore ,$(SLOW))
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore ,$(SLOW))
 
 # The report in a real browser; fails where there is no Chromium and no Chrome. Takes half a minute.
 test-page: $(VENV)/dev.ok
