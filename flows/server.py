@@ -106,7 +106,7 @@ class Server:
     def wait(self) -> None:
         """Return when the server answers. Raises ServerError where it does not."""
         if not self.temporary:
-            if not answers(self.url):
+            if not answers(self.url, patience=30):
                 raise ServerError(
                     f"cannot reach the Prefect server {self.url}",
                     "it does not answer",
@@ -162,12 +162,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(url: str) -> bool:
-    """Whether a Prefect server answers at this API address."""
+def answers(url: str, patience: float = 5) -> bool:
+    """Whether a Prefect server answers at this API address, within some seconds: a busy one may take many."""
     import httpx
 
     try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+        return httpx.get(f"{url}/health", timeout=patience).status_code == 200
     except httpx.HTTPError:
         return False
 
