@@ -20,7 +20,7 @@ run: $(VENV)/run.ok
 install: $(VENV)/run.ok
 
 # What has targets of its own.
-SLOW := tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
+SLOW := tests/benchmarks tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
 
 # Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow
 # to make: a store that a first run has filled, a server, TensorFlow's import. In the order of their names, which has the
@@ -36,9 +36,9 @@ test-page: $(VENV)/dev.ok
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
 
-# A server, two workers and killed processes, and the gate in the whole job; takes about twenty minutes.
+# A server, two workers and killed processes, the gate in the whole job, the benchmark's own code; about twenty minutes.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers tests/end_to_end/test_gate.py
+	$(VENV)/bin/python -m pytest tests/workers tests/end_to_end/test_gate.py tests/benchmarks
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .
