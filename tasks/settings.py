@@ -20,7 +20,6 @@ T = TypeVar("T", bound=Value)
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
 TrainOn = Literal["here", "gpu"]
-Precision = Literal["float32", "bfloat16"]
 StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
 Seeds = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -48,9 +47,6 @@ class Recipe(Value):
     batch_size: int = Field(128, ge=1, le=65536, description="Images per step.")
     learning_rate: float = Field(0.001, gt=0, le=1, description="RMSprop's learning rate.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights and of the image order.")
-    precision: Precision = Field(
-        "float32", description="What training multiplies in: bfloat16 is faster where the device has it."
-    )
 
 
 class Gate(Value):

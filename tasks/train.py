@@ -29,7 +29,7 @@ from tasks.errors import TrainingError
 from tasks.model_file import to_bytes, weights_digest
 from tasks.page import Progress
 from tasks.rmsprop import rmsprop
-from tasks.settings import Precision, Recipe, TrainOn
+from tasks.settings import Recipe, TrainOn
 from tasks.values import Device, DeviceKind, Epoch, Examples, Trained
 
 LOG = logging.getLogger("retrain.train")
@@ -37,9 +37,6 @@ LOG = logging.getLogger("retrain.train")
 PACKAGES = ("keras", "numpy", "tensorflow")
 
 CLASSES = 10
-
-# Keras' names for what a layer computes in.
-POLICIES: dict[Precision, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 class Fitted(NamedTuple):
@@ -49,12 +46,11 @@ class Fitted(NamedTuple):
     history: tuple[Epoch, ...]
 
 
-def build(inputs: int, activation: str = "softmax", precision: Precision = "float32") -> Any:
+def build(inputs: int, activation: str = "softmax") -> Any:
     """The network, not compiled: float32 in [0, 1] of shape (n, inputs) to probabilities (n, 10).
 
     With the activation "linear" it ends in logits instead, which is what learning needs: a softmax that only the
-    training accuracy would look at takes a tenth of each step. With the precision "bfloat16" the hidden layer, nearly
-    all of the work, is multiplied in it; weights, updates and logits stay float32.
+    training accuracy would look at takes a tenth of each step.
 
     Layers have fixed names: a default one counts up within a process and would get into the model file.
     """
@@ -62,7 +58,7 @@ def build(inputs: int, activation: str = "softmax", precision: Precision = "floa
     return keras.Sequential(
         [
             keras.Input((inputs,), dtype="float32", name="pixels"),
-            keras.layers.Dense(512, activation="relu", name="hidden", dtype=POLICIES[precision]),
+            keras.layers.Dense(512, activation="relu", name="hidden"),
             keras.layers.Dense(CLASSES, activation=activation, name="digit"),
         ],
         name="chollet_mnist",
@@ -110,7 +106,7 @@ def fit(
     """
     keras = _deterministic_keras(recipe.seed)
     with keras.device(f"{kind}:0"):
-        network = build(train.images.shape[1], "linear", recipe.precision)
+        network = build(train.images.shape[1], "linear")
         learning = learner(network, recipe, math.ceil(len(train.labels) / recipe.batch_size))
         learning.optimizer.build(network.trainable_variables)  # a new one has no variables yet
         variables = [*network.weights, *learning.optimizer.variables]

@@ -303,7 +303,6 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     device, packages = trained.device, sorted(origin.packages.items())
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     steps = f"{epochs}, batch {recipe.batch_size}, RMSprop {recipe.learning_rate:g}, seed {recipe.seed}"
-    steps += f", {recipe.precision}" if recipe.precision != "float32" else ""
     return [
         ("Recipe", f"{steps}; {trained.parameters:,} parameters"),
         ("Trained", f"{trained.finished:%Y-%m-%d %H:%M} UTC on the {device.kind.upper()}, {device.name}"),
