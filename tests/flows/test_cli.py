@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 from xml.etree import ElementTree
 
 import jsonschema
@@ -134,15 +134,20 @@ def test_versions_champion_and_show_read_the_store_alone(
 
 
 def test_the_lines_on_the_model_card_load_the_model(
-    digits: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     assert main(["fetch", str(folder), "--store", str(digits[0]), "--dataset", "digits"]) == 0
     lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(folder)
-    found: dict[str, Any] = {}
-    exec(lines, found)
-    assert (found["probabilities"].shape, found["probabilities"].dtype) == ((1, 10), "float32")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{lines}\nprint(probabilities.shape, probabilities.dtype)"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "(1, 10) float32\n", done.stderr
 
 
 def test_cache_shows_step_age_and_size_and_clears_what_is_old(
