@@ -18,7 +18,8 @@ def import_ahead(settings: Settings) -> None:
     """Import the flow now, and in the background, twice, what a first run in this store will need."""
     if _never_trained(settings):
         afresh.get_ready()
-        threading.Thread(target=backend.keras, daemon=True).start()
+        # Not a daemon: a process that ends in the middle of this import crashes.
+        threading.Thread(target=backend.keras).start()
     with backend.no_collections():
         importlib.import_module("flows.retrain")
 

@@ -87,7 +87,7 @@ def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
     prefect = server(otherwise=background.running())
     client_settings(prefect)
     LOG.info("starting a temporary Prefect server" if prefect.temporary else f"Prefect server {prefect.url}")
-    # Beside the server's start.
+    # Beside a temporary server's start.
     import_ahead(settings)
     prefect.wait()
     try:

@@ -75,9 +75,17 @@ def server(otherwise: str | None = None) -> Server:
 
     Args:
         otherwise: The API's address of one to use where none is configured.
+
+    Raises ServerError where the one to use does not answer.
     """
     url = configured() or otherwise
     if url:
+        if not answers(url, patience=30):
+            raise ServerError(
+                f"cannot reach the Prefect server {url}",
+                "it does not answer",
+                "Start it, or unset PREFECT_API_URL to run with a temporary one.",
+            )
         return Server(url)
     folder = Path(tempfile.mkdtemp(prefix="retrain-"))
     process, port = _start(folder)
@@ -104,17 +112,9 @@ class Server:
         return self._process is not None
 
     def wait(self) -> None:
-        """Return when the server answers. Raises ServerError where it does not."""
-        if not self.temporary:
-            if not answers(self.url, patience=30):
-                raise ServerError(
-                    f"cannot reach the Prefect server {self.url}",
-                    "it does not answer",
-                    "Start it, or unset PREFECT_API_URL to run with a temporary one.",
-                )
+        """Return when a temporary server answers. Raises ServerError where it does not."""
+        if self._process is None or self._folder is None:
             return
-        assert self._process is not None
-        assert self._folder is not None
         deadline = time.monotonic() + PATIENCE
         while not answers(self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:
