@@ -36,9 +36,9 @@ PATIENCE = 60.0  # seconds
 
 CPUINFO = Path("/proc/cpuinfo")
 
-# What oneDNN chooses its float32 kernels by, best first. Measured with the recipe: each of these gives other bits, and
-# so does TensorFlow without oneDNN; with AVX-512 on both, an Intel and an AMD CPU differed in a loss's last bit. The
-# number of threads and the later AVX-512 extensions change none.
+# What oneDNN, with which XLA multiplies, chooses its float32 kernels by, best first. Measured with the recipe: each of
+# these gives other bits, and so do some of XLA's own flags. What XLA compiles beside the products depends on the CPU's
+# model. The number of threads and the later AVX-512 extensions change none.
 INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ("AVX-512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, ("AVX512", "AVX10")),
     ("AVX2", {"avx2", "fma"}, ("AVX2",)),
@@ -97,7 +97,8 @@ def describe(device: DeviceKind) -> Device:
 
 def _cpu_arithmetic() -> str:
     machine = platform.machine()
-    return f"{_kernels() if machine == 'x86_64' else machine} on {_cpu_model()}"
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join([_kernels() if machine == "x86_64" else machine, "on", _cpu_model(), *flags])
 
 
 def _cpu_model() -> str:
@@ -107,8 +108,6 @@ def _cpu_model() -> str:
 
 
 def _kernels() -> str:
-    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
-        return "Eigen"
     flags = set(_cpu_lines("flags").split())
     # An environment variable of oneDNN's own; it can only take away.
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()

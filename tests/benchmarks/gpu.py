@@ -25,7 +25,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -250,11 +249,8 @@ def own(arrays: Arrays, epochs: int, is_gpu: bool) -> tuple[float, float] | str:
     """The job's own training: seconds of the epochs after the first one, and accuracy; or why there is none."""
     try:
         from tasks.arrays import Split, scale
-        from tasks.batches import batches  # noqa: F401 - reads through TensorFlow whatever trains
         from tasks.settings import Recipe
         from tasks.train import fit
-
-        import_module("tensorflow")
     except ImportError as error:
         return f"left out, {error}"
     moments: list[float] = []

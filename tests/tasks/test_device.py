@@ -42,7 +42,6 @@ AVX512 = "sse4_1 avx avx2 fma avx512f avx512bw avx512dq avx512vl amx_tile"
         (AVX512, {"ONEDNN_MAX_CPU_ISA": "avx512_core_vnni"}, "tensorflow, oneDNN with AVX-512"),
         (AVX512, {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}, "tensorflow, oneDNN with AVX2"),
         (AVX512, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "tensorflow, oneDNN with SSE4.1"),
-        (AVX512, {"TF_ENABLE_ONEDNN_OPTS": "0"}, "tensorflow, Eigen"),
         (AVX512, {"KERAS_BACKEND": "jax"}, "jax, oneDNN with AVX-512"),
         ("sse4_1 avx avx2 fma avx512f", {}, "tensorflow, oneDNN with AVX2"),
         ("sse4_1 avx avx2 fma", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, "tensorflow, oneDNN with AVX2"),
@@ -53,7 +52,7 @@ AVX512 = "sse4_1 avx avx2 fma avx512f avx512bw avx512dq avx512vl amx_tile"
 def test_the_arithmetic_is_what_onednn_chooses(
     flags: str, environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in ("ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS", "KERAS_BACKEND"):
+    for name in ("ONEDNN_MAX_CPU_ISA", "XLA_FLAGS", "KERAS_BACKEND"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -61,6 +60,9 @@ def test_the_arithmetic_is_what_onednn_chooses(
     device.CPUINFO.write_text(CPUINFO.format(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert resolve("cpu").arithmetic == f"{expected} on AuthenticAMD/25/17"
+    monkeypatch.setenv("XLA_FLAGS", " --xla_cpu_max_isa=AVX  --xla_dump_to=/tmp")
+    flags = "--xla_cpu_max_isa=AVX --xla_dump_to=/tmp"
+    assert resolve("cpu").arithmetic == f"{expected} on AuthenticAMD/25/17 {flags}"
 
 
 def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +71,8 @@ def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.M
     assert resolve("gpu", "gpu") == resolve("auto", "gpu") == DeviceKind(kind="gpu", arithmetic="tensorflow")
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU is visible; TensorFlow .* sees \["):
         require(resolve("gpu", "gpu"))
-    other = DeviceKind(kind="cpu", arithmetic="tensorflow, Eigen on another")
-    with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the run that waits with tensorflow, Eigen on"):
+    other = DeviceKind(kind="cpu", arithmetic="tensorflow, AVX on another")
+    with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the run that waits with tensorflow, AVX on"):
         require(other)
 
 
