@@ -26,7 +26,7 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
     """A Sequential of these layers, to be compiled, and then trained by `fit(**epoch(split, order, batch_size))`.
 
     Args:
-        layers: From uint8 images (n, pixels) to logits (n, 10).
+        layers: From uint8 images (n, pixels) to probabilities (n, 10).
         split: Images and labels, put on the device that Keras is told to use.
         batch_size: Images per batch; the last one of an epoch may hold fewer.
     """
@@ -65,7 +65,15 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
             # Not by Keras' own `jit_compile`, which is given up where TensorFlow has been told to be deterministic: not
             # every operation can be both. Those of this network can.
             compiled = tf.function(train, jit_compile=True, autograph=False)
-            self.train_function = lambda orders: compiled(next(orders))
+
+            def run(orders: Any) -> Any:
+                # Otherwise XLA computes in the variables' own memory, and if the memory runs out frees it twice.
+                held = [v.value.read_value() for v in (*self.variables, *self.optimizer.variables)]
+                result = compiled(next(orders))
+                del held
+                return result
+
+            self.train_function = run
 
     return Learner(layers)
 
