@@ -45,8 +45,11 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
             if self.train_function is not None and not force:
                 return
 
-            def batch(rows: Any) -> None:
+            def one(rows: Any) -> None:
                 self.train_step((tf.gather(images, rows), tf.gather(labels, rows)))
+
+            # Written down once, for a whole batch and for the last one.
+            batch = tf.function(one, input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
 
             def train(order: Any) -> Any:
                 whole, rest = tf.split(order, [batches * batch_size, left])

@@ -4,7 +4,8 @@
     KERAS_BACKEND=jax python -m tests.benchmarks.gpu FOLDER
 
 The whole data set lies on the device, and an epoch is one compiled call: what is left to the host is to draw the order,
-send it, and read the loss. Prints, for that and for the job's own training, which sends every image anew:
+send it, and read the loss. Prints, for that and for the job's own training, which through TensorFlow does the same with
+`model.fit` around it, and through another backend sends every image anew:
 
 - seconds of all epochs after one that compiles, and images/s;
 - the share of that time in which the device had nothing to do. Where the profiler sees a GPU it is measured: the time
@@ -14,8 +15,7 @@ send it, and read the loss. Prints, for that and for the job's own training, whi
 - the accuracy on the test images;
 - what the device multiplies at best in float32, as the backend does it, and the training's share of it.
 
-Needs Keras and its backend; the row of the job's own training needs the project and TensorFlow too, and is left out
-without them.
+Needs Keras and its backend; the row of the job's own training needs the project too, and is left out without it.
 """
 
 from __future__ import annotations
