@@ -18,6 +18,7 @@ import atexit
 import gc
 import logging
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["RETRAIN_ALLOW_HTTP"] = "1"
     try:
         options.settings = _settings(options)
-        return int(options.command(options))
+        code = int(options.command(options))
+        print(end="", flush=True)  # what nobody reads shows here, not when Python ends
+        return code
     except RetrainError as error:
         if options.command is run:
             leave_error(error)
@@ -65,6 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("retrain: stopped. Run again: what was finished is kept.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 141  # as a shell tells of a command that ended like this
+
+
+def _nobody_reads() -> bool:
+    """Whether who was to read standard output has gone, as `head` does; what is left for it is then dropped."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    if not reader.poll(0):  # nothing but an error or a hang-up is ever told
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def run(options: argparse.Namespace) -> int:

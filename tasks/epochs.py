@@ -35,7 +35,7 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
         return keras.Sequential(layers)
     import tensorflow as tf
 
-    images, labels = _on_device(split.images), tf.constant(one_hot(split.labels))
+    images, labels = _on_device(split.images), tf.constant(split.labels)
     batches, left = divmod(len(split.labels), batch_size)
 
     class Learner(keras.Sequential):  # type: ignore[misc, name-defined]
@@ -46,7 +46,7 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
                 return
 
             def one(rows: Any) -> None:
-                self.train_step((tf.gather(images, rows), tf.gather(labels, rows)))
+                self.train_step((tf.gather(images, rows), tf.one_hot(tf.gather(labels, rows), CLASSES)))
 
             # Written down once, for a whole batch and for the last one.
             batch = tf.function(one, input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)

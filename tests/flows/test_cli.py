@@ -268,6 +268,16 @@ def test_a_rejected_model_is_published_by_override_and_the_summary_says_so(
     assert "FAIL  accuracy  " in done.stdout
 
 
+def test_a_reader_that_goes_away_is_no_error(digits: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    show = command("show", "1", "--store", str(digits[0]), "--dataset", "digits")
+    with subprocess.Popen(show, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as showing:
+        assert showing.stdout
+        showing.stdout.close()
+        assert showing.stderr
+        assert showing.stderr.read() == ""
+    assert showing.returncode == 141
+
+
 def test_debug_shows_the_traceback() -> None:
     done = retrain("versions", "--store", "gs://bucket", "--debug")
     assert "Traceback" in done.stderr
