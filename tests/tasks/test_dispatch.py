@@ -144,20 +144,22 @@ def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
 def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectClient, run: Run) -> None:
     images, labels = (run.artifacts.put(data, "application/x-npy") for data in (b"images", b"labels"))
     examples, recipes = Examples(images=images, labels=labels), [Recipe(epochs=7, seed=seed) for seed in range(3)]
-    known = {each.id for each in client.read_flow_runs()}
+    known = {each.id for each in trainings(client)}
 
     def started() -> dict[str, FlowRun]:
-        return {str(each.name): each for each in client.read_flow_runs() if each.id not in known}
+        found = [each for each in trainings(client) if each.id not in known]
+        children = {str(each.name): each for each in found}
+        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
+        assert len(found) == len(children), "none is started twice"
+        return children
 
     with all_at_once(examples, None, recipes, CPU, run):
         children = started()
-        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
         client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
         client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
         assert train_on_pool(examples, None, recipes[0], CPU, "gpu", run)
         with pytest.raises(DispatchError, match="failed: no memory"):
             train_on_pool(examples, None, recipes[1], CPU, "gpu", run)
-    assert len(started()) == 3, "none was started twice"
     assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
     assert not run.ahead
 
