@@ -1,8 +1,8 @@
 """A Keras model whose `fit` trains a whole epoch in one compiled call. Called by the train step.
 
 The images and labels are on the device from the beginning; what an epoch is given is the order in which to take them,
-and XLA compiles the loop over its batches. On two cores that takes two thirds of the time of a call for each batch that
-TensorFlow's own kernels compute. With another backend of Keras' it is the plain `fit`.
+and XLA compiles the loop over its batches. On two cores that takes two thirds of the time of the same loop over
+TensorFlow's own kernels. With another backend of Keras' it is the plain `fit`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
             def one(rows: Any) -> None:
                 self.train_step((tf.gather(images, rows), tf.one_hot(tf.gather(labels, rows), CLASSES)))
 
-            # Written down once, for a whole batch and for the last one.
+            # Traced once, for whole batches and for the last one.
             batch = tf.function(one, input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
 
             def train(order: Any) -> Any:
@@ -70,8 +70,10 @@ def learner(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
             compiled = tf.function(train, jit_compile=True, autograph=False)
 
             def run(orders: Any) -> Any:
-                # Otherwise XLA computes in the variables' own memory, and if the memory runs out frees it twice.
-                held = [v.value.read_value() for v in (*self.variables, *self.optimizer.variables)]
+                # XLA computes in a variable's own memory where nobody else reads it, and if memory runs out meanwhile
+                # frees that twice: the process would be aborted later, when the variables go.
+                variables = (*self.variables, *self.optimizer.variables, *self.metrics_variables)
+                held = [variable.value.read_value() for variable in variables]
                 result = compiled(next(orders))
                 del held
                 return result
@@ -95,16 +97,15 @@ def epoch(split: Split, order: NDArray[np.intp], batch_size: int) -> dict[str, A
 
 
 def _on_device(images: Bytes) -> Any:
-    """The images on the device. TensorFlow would copy them twice; aligned like this it takes them as they are."""
+    """The images on the device, one copy: TensorFlow takes what is aligned like this as it is, and would make two."""
     import tensorflow as tf
 
     room = np.empty(images.nbytes + ALIGNMENT, np.uint8)
     begin = -room.ctypes.data % ALIGNMENT
     aligned = room[begin : begin + images.nbytes].reshape(images.shape)
     aligned[:] = images
-    return tf.identity(
-        tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
-    )  # to the device, if that is another one
+    on_host = tf.experimental.dlpack.from_dlpack(aligned.__dlpack__())
+    return tf.identity(on_host)  # a GPU gets its copy here
 
 
 def one_hot(labels: Bytes) -> NDArray[np.float32]:

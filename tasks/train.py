@@ -62,7 +62,8 @@ def build(inputs: int) -> Any:
 def learner(network: Any, recipe: Recipe, train: Split) -> Any:
     """The network's layers behind their scale, compiled to train on these images.
 
-    It takes uint8: the same weights to the bit as with images scaled beforehand, from a quarter of the memory.
+    It takes uint8, a quarter of the memory of images scaled beforehand. The loss is that of the logits, which Keras
+    finds behind the softmax.
     """
     keras = backend.keras()
     pixels = keras.Input(network.input_shape[1:], dtype="uint8")
@@ -72,7 +73,7 @@ def learner(network: Any, recipe: Recipe, train: Split) -> Any:
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    # Both make their variables when they are first used, and what makes variables is compiled twice.
+    # Both make their variables when they are first used, and a function that makes variables is traced twice.
     learning.optimizer.build(network.trainable_variables)
     learning.compute_metrics(None, *np.zeros((2, 1, epochs.CLASSES), np.float32))
     return learning
