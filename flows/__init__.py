@@ -1,1 +1,1 @@
-"""What runs: the pipeline (`retrain`), the command line (`cli`), the Prefect server it reports to (`server`)."""
+"""What runs: the job (`retrain`), one training on a worker (`train`), notifications (`notify`), the command line."""

@@ -1,7 +1,7 @@
 """One training, for a run that waits for it elsewhere: the deployment `train/gpu`, on the work pool `gpu`.
 
 What it makes is kept in the store under the key that the other run looks it up by; it returns nothing. Started by
-`tasks.dispatch`. A machine that cannot train as asked says so within seconds.
+`tasks.learning.work_pool`. A machine that cannot train as asked says so within seconds.
 """
 
 from __future__ import annotations
@@ -15,38 +15,27 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from tasks.caching.steps import Run
-from tasks.device import require
 from tasks.errors import RetrainError
-from tasks.settings import Recipe
+from tasks.learning.device import require
+from tasks.learning.plan import TrainingPlan
 from tasks.train import train
-from tasks.values import DeviceKind, Examples
 
 LOG = logging.getLogger("retrain.train")
 
 
 @flow(name="train")
-def train_here(
-    examples: Examples,
-    validation: Examples | None,
-    recipe: Recipe,
-    device: DeviceKind,
-    store: str,
-    refresh: bool = False,
-) -> State[Any]:
+def train_here(plan: TrainingPlan, store: str, refresh: bool = False) -> State[Any]:
     """Train for a run that waits elsewhere.
 
     Args:
-        examples: The training images and labels, as artifacts of the store.
-        validation: Those that are only watched.
-        recipe: How to train.
-        device: The kind of device that the waiting run expects.
+        plan: The images as artifacts of the store, the recipe, and the kind of device that the waiting run expects.
         store: Where the artifacts are, and where the result is kept.
         refresh: Train anew even if the result is kept already.
     """
     try:
-        require(device)
+        require(plan.device)
         run = Run(id=str(flow_run.id), url=store, refresh=("train",) if refresh else (), resumes=True)
-        trained = train(examples, validation, recipe, device, "here", run)
+        trained = train(plan, "here", run)
     except RetrainError as error:
         LOG.error("train: %s", error)
         return Failed(message=str(error))

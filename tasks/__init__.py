@@ -1,4 +1,4 @@
-"""The steps of the pipeline, one file each, and what they stand on: values, settings, errors, storage, caching.
+"""The steps of the job, one file each; a room (a package) for each subject that they are made of.
 
-Imports point one way: values, settings, errors ← storage ← caching ← steps ← flows.
+Imports point one way: values, errors ← settings ← data, storage ← registry, caching ← learning, gate, report ← steps.
 """

@@ -251,33 +251,6 @@ class Receipt(Value):
     url: str
 
 
-class Rival(Value):
-    """A published version to compare a candidate with.
-
-    `predictions` are those on today's test set, as `evaluate` keeps them; None where there are none, and `problem` says
-    why.
-    """
-
-    name: str
-    predictions: Artifact | None = None
-    problem: str = ""
-
-
-class Rivals(Value):
-    """What the candidate is compared with, and where the registry stood then.
-
-    `publish_id` is the champion's: it is to be unchanged when the candidate takes its place. `same` names a version
-    that has the candidate's weights, `remark` says so, and `published` is the decision it was published with.
-    """
-
-    champion: Rival | None = None
-    reference: Rival | None = None
-    publish_id: str | None = None
-    same: Receipt | None = None
-    remark: str = ""
-    published: Decision | None = None
-
-
 class Published(Value):
     """What came of a publish: None where the champion changed meanwhile, and the candidate has to be judged again."""
 

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from tasks import idx
-from tasks.datasets import MNIST, FileSpec, Spec, digest
+from tasks.data import idx
+from tasks.data.datasets import MNIST, FileSpec, Spec, digest
 
 Contents = dict[str, bytes]
 

@@ -24,7 +24,7 @@ RESULTS = "cache/results/"
 CHECKPOINTS = "checkpoints/"
 
 
-class Kept(NamedTuple):
+class CacheItem(NamedTuple):
     """One result, or one checkpoint, with the objects that it consists of."""
 
     step: str
@@ -38,12 +38,12 @@ class Kept(NamedTuple):
         return sum(entry.size for entry in self.objects)
 
 
-def kept(store: ObjectStore) -> list[Kept]:
+def cache_items(store: ObjectStore) -> list[CacheItem]:
     """All results and checkpoints, the newest first."""
     objects = {entry.key: entry for entry in store.list(OBJECTS)}
     found = [_result(store, entry, objects) for entry in store.list(RESULTS)]
     found += [
-        Kept(entry.key.split("/")[1], "checkpoint", entry.modified, (entry,)) for entry in store.list(CHECKPOINTS)
+        CacheItem(entry.key.split("/")[1], "checkpoint", entry.modified, (entry,)) for entry in store.list(CHECKPOINTS)
     ]
     return sorted(found, key=lambda each: each.made, reverse=True)
 
@@ -54,19 +54,19 @@ def removable(store: ObjectStore, before: datetime) -> list[Entry]:
     Results go before the artifacts they name, so that a removal that stops halfway leaves no result without them. A
     run that found a result just before it went makes it again: see `tasks.caching.steps`.
     """
-    found = kept(store)
+    found = cache_items(store)
     old = [each.objects[0] for each in found if each.made < before]
     needed = {entry.key for each in found if each.made >= before for entry in each.objects}
     artifacts = (entry for entry in store.list(OBJECTS) if entry.modified < before and entry.key not in needed)
     return [*old, *artifacts]
 
 
-def is_kept(store: ObjectStore, key: str) -> bool:
+def is_cached(store: ObjectStore, key: str) -> bool:
     """Whether the result of a key is there."""
     return any(entry.key == f"{RESULTS}{key}.json" for entry in store.list(f"{RESULTS}{key}"))
 
 
-def objects_of(found: Iterable[Kept]) -> set[Entry]:
+def objects_of(found: Iterable[CacheItem]) -> set[Entry]:
     """Every object once."""
     return {entry for each in found for entry in each.objects}
 
@@ -76,12 +76,12 @@ def value_of(content: bytes) -> Any:
     return json.loads(json.loads(content)["result"])
 
 
-def _result(store: ObjectStore, entry: Entry, objects: dict[str, Entry]) -> Kept:
+def _result(store: ObjectStore, entry: Entry, objects: dict[str, Entry]) -> CacheItem:
     step = entry.key.removeprefix(RESULTS).partition("/")[0]
     try:
         artifacts = {artifact.sha256 for artifact in named(value_of(fetch_sealed(store, entry.key)))}
     except (ArtifactError, KeyMissing):
-        return Kept(step, "damaged", entry.modified, (entry,))
+        return CacheItem(step, "damaged", entry.modified, (entry,))
     there = [objects[key] for sha256 in sorted(artifacts) if (key := f"{OBJECTS}{sha256}") in objects]
     lost = len(artifacts) - len(there)
-    return Kept(step, f"{lost} artifacts lost" if lost else "result", entry.modified, (entry, *there))
+    return CacheItem(step, f"{lost} artifacts lost" if lost else "result", entry.modified, (entry, *there))

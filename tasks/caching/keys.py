@@ -25,8 +25,14 @@ ROOT = Path(__file__).parents[2]
 
 # Modules whose code cannot change a result: those that run steps, here or elsewhere, and keep results, and those that
 # only declare fields (whose content is in the inputs; a test checks that they declare nothing else).
-PLUMBING = ("tasks.caching", "tasks.storage", "tasks.page", "tasks.dispatch")
-DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors")
+PLUMBING = (
+    "tasks.caching",
+    "tasks.storage",
+    "tasks.registry",
+    "tasks.report.prefect_artifacts",
+    "tasks.learning.work_pool",
+)
+DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors", "tasks.gate.candidate", "tasks.learning.plan")
 
 
 # One code under two names: a machine without a GPU finds what one with a GPU has trained.
@@ -194,11 +200,13 @@ def source_digest(module: str) -> str:
 
 
 def _data_files(module: str) -> list[Path]:
-    """Templates and the like beside a package's modules are code too."""
+    """Templates and the like beside a package's modules are code too; its README is not."""
     path = _source_path(module)
     if path is None or path.name != "__init__.py":
         return []
-    return sorted(file for file in path.parent.iterdir() if file.is_file() and file.suffix not in {".py", ".pyc"})
+    return sorted(
+        file for file in path.parent.iterdir() if file.is_file() and file.suffix not in {".py", ".pyc", ".md"}
+    )
 
 
 def _has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
 from prefect import Task
@@ -31,7 +30,7 @@ from prefect.context import TaskRunContext
 from prefect.logging.handlers import APILogHandler
 from prefect.utilities.annotations import quote
 
-from tasks.caching.inventory import CHECKPOINTS, is_kept, value_of
+from tasks.caching.inventory import CHECKPOINTS, is_cached, value_of
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
 from tasks.errors import ArtifactError, KeyMissing
@@ -60,11 +59,10 @@ class Run:
         id: Names the run's records in the store.
         url: The store, as `open_store` takes it. Raises UsageError or StoreError where it cannot be opened.
         refresh: The steps to compute anew.
-        local: Where to keep verified copies of a remote store's artifacts.
         steps: How each step went, in their order.
         makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
         computed: What each cached step took, where it was computed, by its key.
-        ahead: Runs that were started elsewhere for a step before its turn comes: their ids, by the step's own input.
+        submitted: Runs that were started elsewhere before the step's turn comes: their ids, by the step's own input.
         resumes: Whether a step that is computed anew goes on from what is kept of its progress: in a run that does
             one step for another run, which has removed what was older.
     """
@@ -72,16 +70,15 @@ class Run:
     id: str
     url: str
     refresh: Collection[str] = ()
-    local: Path = field(default_factory=lambda: home() / "cache")
     steps: list[StepRun] = field(default_factory=list)
     makers: dict[str, Callable[[], object]] = field(default_factory=dict)
     computed: dict[str, float] = field(default_factory=dict)
-    ahead: dict[Any, Any] = field(default_factory=dict)
+    submitted: dict[Any, Any] = field(default_factory=dict)
     resumes: bool = False
 
     def __post_init__(self) -> None:
         self.store = open_store(self.url)
-        self.artifacts = Artifacts(self.store, self.local)
+        self.artifacts = Artifacts(self.store, home() / "cache")
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -95,30 +92,30 @@ class Run:
 def step(
     *,
     packages: Iterable[str] = (),
-    apart: Iterable[str] = (),
+    not_in_key: Iterable[str] = (),
     cached: bool = True,
     checkpoints: bool = False,
-    elsewhere: Callable[..., bool] | None = None,
+    run_elsewhere: Callable[..., bool] | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, V]], Step[P, V]]:
     """Turn a function of values into a step.
 
     Args:
         packages: Distributions whose version may change the result, for the key.
-        apart: Arguments that cannot change the result and stay out of the key.
+        not_in_key: Arguments that cannot change the result and stay out of the key.
         cached: False for a step that must run every time.
         checkpoints: True for a step that keeps its progress under its key; it is removed once the result is kept.
-        elsewhere: Called before the function, with its arguments: whether another run did the step meanwhile, and kept
+        run_elsewhere: Called before the function, with its arguments; says whether another run did the step and kept
             its result.
         options: Prefect's own task options (retries, timeout_seconds, tags).
     """
     return partial(
         Step,
         packages=tuple(packages),
-        apart={"run", *apart},
+        not_in_key={"run", *not_in_key},
         cached=cached,
         checkpoints=checkpoints,
-        elsewhere=elsewhere,
+        run_elsewhere=run_elsewhere,
         options=options,
     )
 
@@ -130,14 +127,19 @@ class Step(Generic[P, V]):
         self,
         function: Callable[P, V],
         packages: tuple[str, ...],
-        apart: set[str],
+        not_in_key: set[str],
         cached: bool,
         checkpoints: bool,
-        elsewhere: Callable[..., bool] | None,
+        run_elsewhere: Callable[..., bool] | None,
         options: dict[str, Any],
     ) -> None:
         self.name, self.cached, self._checkpoints = function.__name__, cached, checkpoints
-        self._function, self._packages, self._apart, self._elsewhere = function, packages, apart, elsewhere
+        self._function, self._packages, self._not_in_key, self._run_elsewhere = (
+            function,
+            packages,
+            not_in_key,
+            run_elsewhere,
+        )
         self._signature = inspect.signature(function)
         self._value: type[V] = get_type_hints(function)["return"]
 
@@ -188,7 +190,7 @@ class Step(Generic[P, V]):
         if self.cached:
             run.computed[self.key(*args, **kwargs)] = made["seconds"]
         run.makers |= {artifact.sha256: partial(self, *args, **kwargs) for artifact in named(made["value"])}
-        if self._checkpoints and not reused and is_kept(run.store, key := self.key(*args, **kwargs)):
+        if self._checkpoints and not reused and is_cached(run.store, key := self.key(*args, **kwargs)):
             self._forget(run, key)
         return cast(dict[str, Any], made)
 
@@ -204,7 +206,7 @@ class Step(Generic[P, V]):
     def document(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """What the key of this call is the digest of."""
         given = self._signature.bind(*args, **kwargs).arguments
-        inputs = {name: value for name, value in given.items() if name not in self._apart}
+        inputs = {name: value for name, value in given.items() if name not in self._not_in_key}
         return key_document(self.name, self._function.__module__, inputs, self._packages)
 
     def _compute(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
@@ -213,7 +215,7 @@ class Step(Generic[P, V]):
         why = _why(run, self.name, document) if self.cached else "always runs"
         if self.cached:
             LOG.info("%s: runs, %s", self.name, why)
-        if self._elsewhere and self._elsewhere(*args, **kwargs):
+        if self._run_elsewhere and self._run_elsewhere(*args, **kwargs):
             content = ResultFiles.of(run.store, run.artifacts).read_path(self.key(*args, **kwargs))
             return cast(dict[str, Any], value_of(content)) | {"why": why}
         start = time.perf_counter()

@@ -1,8 +1,9 @@
 """The report: what was trained on what, how well it does, and what the gate says of it.
 
-One set of `facts` in several forms: `page` (report.html), `words` (report.md, the run's page, the command line),
-`figures` for both; `render` makes them all. Each is a function of the facts and the predictions alone, so that the
-same model gives the same bytes. jinja2 and matplotlib are imported when something is rendered.
+One set of `facts` in several forms: `html` (report.html), `markdown` (report.md, the run's page), `formatting` (how
+numbers and rows read) and `figures` for both; `render` makes them all. Each is a function of the facts and the
+predictions alone, so that the same model gives the same bytes. jinja2 and matplotlib are imported when something is
+rendered.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from tasks.arrays import Bytes, Probabilities
+from tasks.data.arrays import Bytes, Probabilities
 from tasks.report.facts import Document, Facts, document
 
 
@@ -32,14 +33,14 @@ def render(facts: Facts, images: Bytes, probabilities: Probabilities, labels: By
         probabilities: What the model said of each, float32 (n, classes).
         labels: What each shows, uint8 (n,).
     """
-    from tasks.report import figures, page, words
+    from tasks.report import figures, html, markdown
 
     told = document(facts, probabilities, labels)
     return Rendered(
-        page=page.render(told, images),
-        text=words.markdown(told).encode(),
+        page=html.render(told, images),
+        text=markdown.markdown(told).encode(),
         data=_data(told),
-        run_page=words.run_page(told, figures.pictures(facts)).encode(),
+        run_page=markdown.run_page(told, figures.pictures(told)).encode(),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.arrays import Bytes, Probabilities
+from tasks.data.arrays import Bytes, Probabilities
 from tasks.values import Value
 
 # As Guo et al. have it. The error depends on the number of bins, so it stands beside it wherever it is told.

@@ -9,17 +9,8 @@ import re
 from xml.etree import ElementTree
 
 from tasks.report.facts import Document
-from tasks.report.words import (
-    accuracy_line,
-    badge,
-    comparison_section,
-    duration,
-    gate_rows,
-    headline,
-    markdown,
-    plain,
-    table,
-)
+from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, headline
+from tasks.report.markdown import comparison_section, markdown, plain, table
 from tasks.values import Check
 
 # What XML 1.0 cannot hold, escaped or not.

@@ -8,11 +8,11 @@ from typing import Literal, TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from tasks.arrays import Bytes, Probabilities
+from tasks.data.arrays import Bytes, Probabilities
+from tasks.gate.candidate import Candidate
+from tasks.gate.comparison import Comparison
 from tasks.report.calibration import Calibration, calibration
-from tasks.report.comparison import Comparison
-from tasks.settings import Recipe
-from tasks.values import Decision, Evaluation, Export, Prepared, Provenance, Spread, Statistics, Trained, Value
+from tasks.values import Decision, Provenance, Statistics, Value
 
 T = TypeVar("T")
 
@@ -24,21 +24,42 @@ MISTAKES = 30
 
 
 class Facts(Value):
-    """What the report is made of, beside images and predictions; `comparison` where there was a champion to meet."""
+    """What the report tells, beside images and predictions; `comparison` where there was a champion."""
 
-    prepared: Prepared
-    recipe: Recipe
-    trained: Trained
-    evaluation: Evaluation
+    candidate: Candidate
     decision: Decision
     provenance: Provenance
-    exported: Export = Export()
     comparison: Comparison | None = None
-    spread: Spread | None = None
+
+
+class Mistake(Value):
+    """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
+
+    image: int
+    truth: int
+    guess: int
+    probability: float
+
+
+class Document(Candidate):
+    """What report.json holds: the candidate, how it was judged, and what was read off the predictions.
+
+    `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
+    """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+    schema_: Literal["report.schema.json"] = Field("report.schema.json", alias="$schema")
+    schema_version: Literal[1] = 1
+    decision: Decision
+    provenance: Provenance
+    comparison: Comparison | None = None
+    calibration: Calibration
+    mistakes: tuple[Mistake, ...]
 
     @property
     def model(self) -> str:
-        """The model's name: that of its data set."""
+        """The model's name in the store: that of its data set."""
         return self.prepared.dataset
 
     @property
@@ -72,33 +93,13 @@ def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T
     return [(name, found[name]) for name in [*known, *sorted(found.keys() - known)]]
 
 
-class Mistake(Value):
-    """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
-
-    image: int
-    truth: int
-    guess: int
-    probability: float
-
-
-class Document(Facts):
-    """What report.json holds: the facts, and what was read off the predictions.
-
-    `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
-    """
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-    schema_: Literal["report.schema.json"] = Field("report.schema.json", alias="$schema")
-    schema_version: Literal[1] = 1
-    calibration: Calibration
-    mistakes: tuple[Mistake, ...]
-
-
 def document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
     """Complete the facts with what the predictions show; the arguments are those of `worst_mistakes`."""
     return Document(
-        **{name: getattr(facts, name) for name in Facts.model_fields},
+        **dict(facts.candidate),
+        decision=facts.decision,
+        provenance=facts.provenance,
+        comparison=facts.comparison,
         calibration=calibration(probabilities, labels),
         mistakes=worst_mistakes(probabilities, labels, MISTAKES),
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.report.calibration import Bin, Calibration
-from tasks.report.facts import Facts
+from tasks.report.facts import Document
 from tasks.values import Epoch
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def calibration_svgs(found: Calibration) -> dict[str, str]:
     }
 
 
-def pictures(facts: Facts) -> dict[str, bytes]:
+def pictures(document: Document) -> dict[str, bytes]:
     """Learning curves and confusion matrix as PNG, by title, for where SVG cannot go."""
-    return {"Learning curves": _png(_curves(facts.trained.history)), "Confusion matrix": _png(_confusion(facts))}
+    return {"Learning curves": _png(_curves(document.trained.history)), "Confusion matrix": _png(_confusion(document))}
 
 
 def _curve(history: Sequence[Epoch], name: str) -> Figure:
@@ -140,8 +140,8 @@ def _dress(axes: Axes, ink: str, across: str) -> None:
         spine.set_alpha(0.4)
 
 
-def _confusion(facts: Facts) -> Figure:
-    counts = np.array(facts.evaluation.confusion)
+def _confusion(document: Document) -> Figure:
+    counts = np.array(document.evaluation.confusion)
     # Coloured by mistakes alone: the diagonal would drown them. By the square root, so that single ones still show.
     heat = np.sqrt(counts * (1 - np.eye(len(counts))))
     with _drawn((5.2, 4.6)) as figure:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from tasks.arrays import from_npy, from_npz
 from tasks.caching.steps import Run, step
+from tasks.data.arrays import from_npy, from_npz
 from tasks.report import render
 from tasks.report.facts import Facts
+from tasks.report.schema import FILE, schema
 from tasks.values import Reports
 
 
 @step(packages=["matplotlib", "jinja2", "numpy", "scipy"])
 def report(facts: Facts, run: Run) -> Reports:
     """Render the report and keep it."""
-    probabilities, labels = from_npz(run.artifacts.get(facts.evaluation.predictions))
-    images = from_npy(run.artifacts.get(facts.prepared.test.images))
-    made = render(facts, images, probabilities, labels)
+    probabilities, labels = from_npz(run.artifacts.get(facts.candidate.evaluation.predictions))
+    images = from_npy(run.artifacts.get(facts.candidate.prepared.test.images))
+    rendered = render(facts, images, probabilities, labels)
     return Reports(
-        html=run.artifacts.put(made.page, "text/html"),
-        markdown=run.artifacts.put(made.text, "text/markdown"),
-        data=run.artifacts.put(made.data, "application/json"),
-        run_page=run.artifacts.put(made.run_page, "text/markdown"),
+        html=run.artifacts.put(rendered.page, "text/html"),
+        markdown=run.artifacts.put(rendered.text, "text/markdown"),
+        data=run.artifacts.put(rendered.data, "application/json"),
+        run_page=run.artifacts.put(rendered.run_page, "text/markdown"),
     )
+
+
+def report_files(reports: Reports, run: Run) -> dict[str, bytes]:
+    """The report's files by name."""
+    named = {"report.html": reports.html, "report.md": reports.markdown, "report.json": reports.data}
+    return {name: run.artifacts.get(artifact) for name, artifact in named.items()} | {FILE: schema()}

@@ -1,4 +1,4 @@
-"""Everything that keeps bytes: the object store (S3 or a local directory), artifacts, and the registry of versions.
+"""Bytes under keys: the object store (S3 or a local directory), what a store can do (`probe`), and artifacts.
 
 Imports neither Prefect nor TensorFlow; opening a local store does not import boto3 either.
 """
@@ -13,9 +13,8 @@ from tasks.errors import UsageError
 from tasks.storage.artifacts import Artifacts
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import ObjectStore
-from tasks.storage.registry import Registry
 
-__all__ = ["Artifacts", "ObjectStore", "Registry", "open_store"]
+__all__ = ["Artifacts", "ObjectStore", "open_store"]
 
 # What botocore lets through, which is wider than AWS: other servers know capitals and underscores.
 BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")

@@ -26,8 +26,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.caching.keys import installed
-from tasks.datasets import MNIST
-from tasks.device import describe, device_kind
+from tasks.data.datasets import MNIST
+from tasks.learning.device import describe, device_kind
 from tests.benchmarks import tables
 from tests.benchmarks.measure import Measured, measure, rounds, running_server, spread
 from tests.benchmarks.peers import learned, peers
@@ -37,7 +37,7 @@ BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
 
 FETCH = """
 import gzip, pathlib, sys
-from tasks.datasets import MNIST
+from tasks.data.datasets import MNIST
 from tasks.download import fetch
 for field, content in fetch(MNIST, sys.argv[2:]).contents.items():
     pathlib.Path(sys.argv[1], f"{MNIST.files[field].name}.gz").write_bytes(gzip.compress(content))
@@ -71,7 +71,7 @@ def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) ->
     """One run of the job, in an empty store (cold) or in the one that the last cold run filled."""
     if cold:
         shutil.rmtree(store, ignore_errors=True)
-    command = [sys.executable, "-m", "flows.cli", "run", "--json", "--store", str(store), "--mirror", mirror]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--json", "--store", str(store), "--mirror", mirror]
     done = measure(command, environment)
     outcome = json.loads(done.printed)
     if outcome["decision"]["accuracy"] < 0.97 or (outcome["verdict"] == "published") != cold:

@@ -248,9 +248,9 @@ def limit(keras: Any, is_gpu: bool) -> float:
 def own(arrays: Arrays, epochs: int, is_gpu: bool) -> tuple[float, float] | str:
     """The job's own training: seconds of the epochs after the first one, and accuracy; or why there is none."""
     try:
-        from tasks.arrays import Split, scale
+        from tasks.data.arrays import Split, scale
+        from tasks.learning.training import fit
         from tasks.settings import Recipe
-        from tasks.train import fit
     except ImportError as error:
         return f"left out, {error}"
     moments: list[float] = []

@@ -102,7 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.dataset == "mnist":
             data += ["--mirror", arrays(options.mirror, folder / "mnist").as_uri()]
         with server_and_worker(folder) as laptop:
-            job = [sys.executable, "-m", "flows.cli", "run", "--store", str(folder / "store"), "--device", "cpu", *data]
+            job = [
+                sys.executable,
+                "-m",
+                "flows.cli.main",
+                "run",
+                "--store",
+                str(folder / "store"),
+                "--device",
+                "cpu",
+                *data,
+            ]
 
             def run(*more: str) -> Measured:
                 environment = {**laptop.environment, "PYTHONPATH": str(ROOT)}

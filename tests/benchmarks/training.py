@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import backend
-from tasks.arrays import Bytes, Split, scale
+from tasks.data.arrays import Bytes, Split, scale
+from tasks.learning import backend
+from tasks.learning.training import fit
 from tasks.settings import Recipe
-from tasks.train import fit
 from tests.benchmarks import protocol
 
 # (down, right) in pixels, none first and then the nearest ones: 121 sets, each different.

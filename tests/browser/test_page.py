@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tasks.publish import manifest_facts
-from tasks.report.versions import Pair, page
+from tasks.report.version_comparison import Pair, page
 from tests.tasks.report.examples import example, with_champion
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

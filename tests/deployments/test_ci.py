@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.flows.test_cli import REPORT_FILES
+from tests.flows.cli.test_main import REPORT_FILES
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder whose `.venv/bin/retrain` is this code, as `make install` leaves it."""
     command = tmp_path / ".venv/bin/retrain"
     command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m flows.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m flows.cli.main "$@"\n')
     command.chmod(0o755)
     return tmp_path
 

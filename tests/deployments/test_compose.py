@@ -14,7 +14,7 @@ import prefect.settings
 import pytest
 import yaml
 
-from flows import background, models
+from flows.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -75,7 +75,7 @@ def test_prefect_knows_the_command_and_its_options(name: str) -> None:
 
 
 def test_retrain_knows_the_command() -> None:
-    commands = {function.__name__ for function, *_ in background.COMMANDS + models.COMMANDS} | {"run"}
+    commands = {command.function.__name__ for command in COMMANDS}
     asked = [service["command"] for service in SERVICES.values() if service.get("command", [""])[0] == "retrain"]
     assert [words for words in asked if words[1] not in commands] == []
 

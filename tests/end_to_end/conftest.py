@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import afresh, load_back, predictions
-from tasks.datasets import DATASETS
+from tasks import load_back
+from tasks.data.datasets import DATASETS
+from tasks.learning import isolated, predictions
 from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
 
 
@@ -22,14 +23,14 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 @pytest.fixture
 def fresh_process() -> Iterator[None]:
     """For a test that has the model file loaded back as the job does it."""
-    afresh.dismiss()
+    isolated.dismiss()
     yield
-    afresh.dismiss()
+    isolated.dismiss()
 
 
 @pytest.fixture(autouse=True)
 def loaded_back_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere in this process: another one would import TensorFlow anew for each model, which takes seconds."""
     if "fresh_process" not in request.fixturenames:
-        monkeypatch.setattr(load_back, "predict_afresh", predictions.predict)
-        monkeypatch.setattr(afresh, "get_ready", lambda: None)
+        monkeypatch.setattr(load_back, "predict_isolated", predictions.predict)
+        monkeypatch.setattr(isolated, "preload", lambda: None)

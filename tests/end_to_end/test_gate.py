@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows.cli import main
+from flows.cli.main import main
 from flows.retrain import retrain
-from tasks import idx
-from tasks.arrays import from_npz, to_npz
-from tasks.datasets import DATASETS
+from tasks.data import idx
+from tasks.data.arrays import from_npz, to_npz
+from tasks.data.datasets import DATASETS
 from tasks.errors import ChampionMoved, GateRejected
+from tasks.judge import collect_facts
 from tasks.publish import ROUNDS
-from tasks.publish import record as recorded
+from tasks.registry import Registry
 from tasks.settings import Data, Gate, Recipe
-from tasks.storage import ObjectStore, Registry, open_store
+from tasks.storage import ObjectStore, open_store
 from tasks.values import Decision, Outcome
 from tests.mirrors import CONTENTS, Contents, Mirror, gzipped, serving, spec_for
 
@@ -230,28 +231,28 @@ def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Calls to make, one after each judgement, before the run can publish."""
     waiting: list[Any] = []
 
-    def record(*arguments: Any) -> Any:
-        done = recorded(*arguments)
+    def collect(candidate: Any, *arguments: Any) -> Any:
+        facts = collect_facts(candidate, *arguments)
         if waiting:
-            waiting.pop(0)(*arguments)
-        return done
+            waiting.pop(0)(candidate, arguments[-1])
+        return facts
 
-    monkeypatch.setattr("flows.retrain.record", record)
+    monkeypatch.setattr("flows.retrain.collect_facts", collect)
     return waiting
 
 
 def publish_other(right: bool, weights: str = "0" * 64) -> Any:
     """Another run's publish: a model that gets every test image right, or the very answers of this one."""
 
-    def publish(facts: Any, _: Any, run: Any) -> None:
-        probabilities, labels = from_npz(run.artifacts.get(facts.evaluation.predictions))
+    def publish(candidate: Any, run: Any) -> None:
+        probabilities, labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
         if right:
             probabilities = np.eye(10, dtype=np.float32)[labels]
         manifest = {
-            "weights_digest": facts.trained.weights_digest if weights == "same" else weights,
+            "weights_digest": candidate.trained.weights_digest if weights == "same" else weights,
             "data": {
-                "test": facts.prepared.test.images.sha256,
-                "test_labels": facts.prepared.test.labels.sha256,
+                "test": candidate.prepared.test.images.sha256,
+                "test_labels": candidate.prepared.test.labels.sha256,
             },
         }
         files = {"predictions.npz": to_npz(probabilities, labels), "model.keras": weights.encode()}
@@ -284,7 +285,7 @@ def test_a_run_that_loses_a_race_and_is_as_good_is_published_after_the_winner(
     assert found.decision.checks[-1].name == "loss to champion v2"
     assert registry_of(store).manifest(3).facts["decision"] == found.decision.model_dump(mode="json")
     assert [entry.version for entry in registry_of(store).history()] == [1, 2, 3]
-    assert not registry_of(store).verify_succession()
+    assert not registry_of(store).verify_champion()
 
 
 def test_the_same_weights_are_published_once_by_runs_that_start_together(

@@ -14,17 +14,19 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from flows.cli import main
+from flows.cli.main import main
 from flows.retrain import retrain
-from tasks import afresh, export, model_file
-from tasks.caching.inventory import kept
-from tasks.datasets import DATASETS
+from tasks import export
+from tasks.caching.inventory import cache_items
+from tasks.data.datasets import DATASETS
 from tasks.errors import GateRejected
+from tasks.learning import isolated, model_file
+from tasks.registry import Registry
 from tasks.settings import Data, Gate, Recipe, StepName
-from tasks.storage import ObjectStore, Registry, open_store
+from tasks.storage import ObjectStore, open_store
 from tasks.values import Check, Outcome
 from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
-from tests.tasks.test_afresh import impostor
+from tests.tasks.learning.test_isolated import impostor
 
 RECIPE = Recipe(epochs=3, batch_size=32)
 LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2, max_regression=0.5)
@@ -146,7 +148,7 @@ def test_a_file_that_cannot_be_loaded_back_is_rejected_and_the_next_run_tries_ag
     trained_store: Path, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(afresh, "ROOT", impostor(tmp_path, "os.kill(os.getpid(), 9)"))
+        patched.setattr(isolated, "ROOT", impostor(tmp_path, "os.kill(os.getpid(), 9)"))
         assert outcome(job(str(trained_store), mirror)).verdict == "already published", "cached: no process is started"
         state = job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1}))
         assert state.name == "Rejected"
@@ -248,7 +250,7 @@ def test_damaged_artifacts_are_noticed_said_and_computed_anew(
 
 def test_a_cache_that_was_cleared_is_filled_anew(trained_store: Path, mirror: Mirror) -> None:
     assert main(["cache", "clear", "--older-than", "0", "--yes", "--store", str(trained_store)]) == 0
-    assert not kept(open_store(str(trained_store)))
+    assert not cache_items(open_store(str(trained_store)))
     assert main(["verify", "--store", str(trained_store)]) == 0, "what is published stays"
     found = outcome(job(str(trained_store), mirror))
     assert (reused(found), found.verdict) == ([], "already published")

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from tasks.storage import Registry, open_store
+from tasks.registry import Registry
+from tasks.storage import open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.probe import check
 

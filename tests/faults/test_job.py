@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.storage import Registry, open_store
+from tasks.registry import Registry
+from tasks.storage import open_store
 from tests.faults import servers
 
 DECIDES = {"moto, swap refused": "history", "moto, conditions ignored": "history", "s3rver": "history"}
@@ -20,7 +21,7 @@ DECIDES = {"moto, swap refused": "history", "moto, conditions ignored": "history
 def start(store: str, **settings: str) -> subprocess.Popen[str]:
     from prefect.settings import PREFECT_API_URL
 
-    command = [sys.executable, "-m", "flows.cli", "run", "--dataset", "digits", "--store", store, "--json"]
+    command = [sys.executable, "-m", "flows.cli.main", "run", "--dataset", "digits", "--store", store, "--json"]
     environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", **settings}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -59,7 +60,7 @@ def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: 
     registry = Registry(open_store(store_url), "digits")
     assert len(registry.versions()) == len(registry.history()) == 1
     assert registry.verify(registry.versions()[0]) == []
-    assert registry.verify_succession() == []
+    assert registry.verify_champion() == []
     third = retrain(store_url)
     # The report tells the seconds of both runs' steps, whichever were kept last; so it may be drawn again.
     cached = {step["name"] for step in third["steps"] if step["cached"]}

@@ -17,7 +17,8 @@ import pytest
 from botocore.config import Config
 
 from tasks.errors import RetrainError
-from tasks.storage import Registry, open_store
+from tasks.registry import Registry
+from tasks.storage import open_store
 from tasks.storage.s3 import CONFIG
 from tests.faults import servers
 from tests.faults.proxy import Fault, Proxy
@@ -84,7 +85,7 @@ def numbers_published(store: str) -> list[int]:
     registry = Registry(open_store(store), "mnist")
     for version in registry.versions():
         assert registry.verify(version) == []
-    assert registry.verify_succession() == []
+    assert registry.verify_champion() == []
     return [int(registry.manifest(version).facts["number"]) for version in registry.versions()]
 
 

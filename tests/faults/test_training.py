@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from tasks.model_file import weights_digest
-from tasks.train import fit
-from tests.tasks.test_train import RECIPE, examples
+from tasks.learning.model_file import weights_digest
+from tasks.learning.training import fit
+from tests.tasks.learning.test_training import RECIPE, examples
 
 LONG = RECIPE.model_copy(update={"epochs": 5})
 
 # Trains in a process of its own and kills it at the given moment: before an epoch's checkpoint is written, or after.
 KILLED = """
 import os, signal, sys
-from tasks.checkpoints import Checkpoints
+from tasks.learning.checkpoints import Checkpoints
 from tasks.storage import open_store
-from tasks.train import fit
+from tasks.learning.training import fit
 from tests.faults.test_training import LONG
-from tests.tasks.test_train import examples
+from tests.tasks.learning.test_training import examples
 
 store, epoch, moment = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
@@ -42,12 +42,12 @@ fit(examples(), LONG, checkpoints=Deadly(open_store(store), "train/key/cpu"))
 # Goes on in another process, and tells the weights and the losses.
 RESUMED = """
 import json, logging, sys
-from tasks.checkpoints import Checkpoints
-from tasks.model_file import weights_digest
+from tasks.learning.checkpoints import Checkpoints
+from tasks.learning.model_file import weights_digest
 from tasks.storage import open_store
-from tasks.train import fit
+from tasks.learning.training import fit
 from tests.faults.test_training import LONG
-from tests.tasks.test_train import examples
+from tests.tasks.learning.test_training import examples
 
 logging.basicConfig(level="INFO", format="%(message)s")
 fitted = fit(examples(), LONG, checkpoints=Checkpoints(open_store(sys.argv[1]), "train/key/cpu"))
@@ -85,10 +85,10 @@ def test_a_training_that_is_killed_goes_on_elsewhere_and_ends_with_the_same_bits
 # Trains once, then again with what is left of a resource that really runs out.
 STARVED = """
 import resource, sys
-from tasks import model_file
+from tasks.learning import model_file
 from tasks.errors import RetrainError
-from tasks.train import fit
-from tests.tasks.test_train import RECIPE, examples
+from tasks.learning.training import fit
+from tests.tasks.learning.test_training import RECIPE, examples
 
 fitted = fit(examples(), RECIPE)
 many = examples(60_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.tasks.test_train import GOLDEN, recorded
+from tests.tasks.learning.test_training import GOLDEN, recorded
 
 if __name__ == "__main__":
     GOLDEN.write_text(json.dumps(recorded(), indent=1) + "\n")

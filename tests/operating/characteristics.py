@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.judge import ONE_SIDED, wilson
-from tasks.paired import score
+from tasks.gate.intervals import ONE_SIDED, wilson
+from tasks.gate.paired import score
 from tasks.settings import Gate
 from tests.operating.record import SEEDS
 

@@ -8,7 +8,7 @@ error of simulation. Counts beyond nine standard deviations are left out; they w
 
 wald            observed loss minus z standard errors, the textbook's
 conditional     Clopper-Pearson for b among the b + c that differ, which are taken as given (exact McNemar, inverted)
-tango           the score interval, `tasks.paired`
+tango           the score interval, `tasks.gate.paired`
 unconditional   exact test of Tango's statistic: as unlikely as at the worst number of images that differ
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, gammaln
 
-from tasks.judge import ONE_SIDED
-from tasks.paired import lower_bound, score
+from tasks.gate.intervals import ONE_SIDED
+from tasks.gate.paired import lower_bound, score
 
 COVERAGE = Path(__file__).with_name("coverage.json")
 

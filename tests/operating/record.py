@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks import idx
-from tasks.arrays import Split
 from tasks.caching.keys import installed
-from tasks.datasets import MNIST
-from tasks.device import device_kind
-from tasks.download import fetch
-from tasks.model_file import to_bytes
-from tasks.predictions import predict
-from tasks.preprocess import flatten
+from tasks.data import idx
+from tasks.data.arrays import Split
+from tasks.data.datasets import MNIST
+from tasks.data.mirrors import fetch
+from tasks.data.splits import flatten
+from tasks.learning.device import device_kind
+from tasks.learning.model_file import to_bytes
+from tasks.learning.predictions import predict
+from tasks.learning.training import fit
 from tasks.settings import Recipe
-from tasks.train import PACKAGES, fit
+from tasks.train import PACKAGES
 
 SEEDS = Path(__file__).with_name("seeds.json")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.judge import ONE_SIDED
-from tasks.paired import count, loss_bounds
+from tasks.gate.intervals import ONE_SIDED
+from tasks.gate.paired import count, loss_bounds
 from tests.operating.characteristics import (
     JSON,
     MARKDOWN,

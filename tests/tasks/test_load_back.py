@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.arrays import Probabilities
+from tasks.data.arrays import Probabilities
 from tasks.errors import LoadBackError
 from tasks.load_back import compare
 

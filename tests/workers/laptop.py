@@ -38,7 +38,7 @@ class Laptop:
     def retrain(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run the command line, in this machine's folder."""
         return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows.cli.main", *arguments],
             cwd=self.folder,
             env={**self.environment, "PYTHONPATH": str(Path(__file__).parents[2]), **settings},
             capture_output=True,

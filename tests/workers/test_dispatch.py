@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.storage import Registry
+from tasks.registry import Registry
 from tests.workers.laptop import Laptop, eventually, gone, kill_all
 
 # Long enough to be killed in the middle, with other weights in each test.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks
-from tasks.caching.keys import DECLARATIONS, canonical, closure, differences, key_document, key_of, plain
+from tasks.caching.keys import DECLARATIONS, PLUMBING, canonical, closure, differences, key_document, key_of, plain
 from tasks.settings import Recipe
 
 JSON = st.recursive(
@@ -96,38 +96,49 @@ def test_two_machines_compute_the_same_keys(tmp_path: Path) -> None:
 
 # Which steps depend on which file: an edit to it must re-run these, and an edit to any other must re-run none.
 DEPENDENTS = {
-    # `from tasks import ...` runs it.
-    "tasks/__init__.py": {"download", "preprocess", "train", "evaluate", "load_back", "export"},
-    "tasks/idx.py": {"download", "preprocess"},
-    "tasks/datasets.py": {"download", "preprocess"},
+    # `from tasks.data import ...` runs it.
+    "tasks/data/__init__.py": {"download", "preprocess"},
+    "tasks/data/arrays.py": {"evaluate", "export", "load_back", "preprocess", "report", "train"},
+    "tasks/data/datasets.py": {"download", "preprocess"},
+    "tasks/data/idx.py": {"download", "preprocess"},
+    "tasks/data/mirrors.py": {"download"},
+    "tasks/data/splits.py": {"preprocess"},
     "tasks/download.py": {"download"},
-    "tasks/preprocess.py": {"preprocess"},
-    "tasks/arrays.py": {"preprocess", "train", "evaluate", "load_back", "export", "report"},
-    "tasks/checkpoints.py": {"train"},
-    "tasks/device.py": {"train"},
-    "tasks/epochs.py": {"train"},
-    "tasks/train.py": {"train"},
-    "tasks/backend.py": {"train", "evaluate", "load_back", "export"},
-    "tasks/model_file.py": {"train", "evaluate", "load_back", "export"},
-    "tasks/predictions.py": {"evaluate", "load_back"},
     "tasks/evaluate.py": {"evaluate"},
-    "tasks/afresh.py": {"load_back"},
-    "tasks/load_back.py": {"load_back"},
     "tasks/export.py": {"export"},
-    "tasks/paired.py": {"report"},
+    "tasks/gate/comparison.py": {"report"},
+    "tasks/gate/intervals.py": {"report"},
+    "tasks/gate/paired.py": {"report"},
+    "tasks/learning/__init__.py": {"evaluate", "export", "load_back", "train"},
+    "tasks/learning/agreement.py": {"export", "load_back"},
+    "tasks/learning/backend.py": {"evaluate", "export", "load_back", "train"},
+    "tasks/learning/checkpoints.py": {"train"},
+    "tasks/learning/device.py": {"train"},
+    "tasks/learning/epoch.py": {"train"},
+    "tasks/learning/isolated.py": {"load_back"},
+    "tasks/learning/metrics.py": {"evaluate"},
+    "tasks/learning/model_file.py": {"evaluate", "export", "load_back", "train"},
+    "tasks/learning/network.py": {"train"},
+    "tasks/learning/onnx_file.py": {"export"},
+    "tasks/learning/predictions.py": {"evaluate", "load_back"},
+    "tasks/learning/training.py": {"train"},
+    "tasks/load_back.py": {"load_back"},
+    "tasks/preprocess.py": {"preprocess"},
     "tasks/report/__init__.py": {"report"},
     "tasks/report/calibration.py": {"report"},
-    "tasks/report/comparison.py": {"report"},
+    "tasks/report/compare.html.jinja": {"report"},  # lies beside the report's template
     "tasks/report/facts.py": {"report"},
     "tasks/report/figures.py": {"report"},
-    "tasks/report/page.py": {"report"},
-    "tasks/report/compare.html.jinja": {"report"},  # lies beside the report's template
+    "tasks/report/formatting.py": {"report"},
+    "tasks/report/html.py": {"report"},
+    "tasks/report/markdown.py": {"report"},
     "tasks/report/parts.html.jinja": {"report"},
     "tasks/report/report.html.jinja": {"report"},
-    "tasks/report/style.css": {"report"},
     "tasks/report/report.schema.json": {"report"},  # lies beside the templates; a change of values makes both
+    "tasks/report/schema.py": {"report"},  # names the schema that is published beside the report
     "tasks/report/step.py": {"report"},
-    "tasks/report/words.py": {"report"},
+    "tasks/report/style.css": {"report"},
+    "tasks/train.py": {"train"},
 }
 
 # Edits each file in turn, and prints which steps' keys that changes.
@@ -171,15 +182,15 @@ DECLARED |= {"home", "allow_http", "history_decides"}  # read the environment of
 def test_modules_left_out_of_the_keys_only_declare_fields() -> None:
     """Their content is in the inputs; code in them would be code that no key sees."""
     for name in DECLARATIONS:
-        path = Path(tasks.__file__).parent / f"{name.removeprefix('tasks.')}.py"
+        path = Path(tasks.__file__).parent / f"{name.removeprefix('tasks.').replace('.', '/')}.py"
         functions = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         assert set(functions) <= DECLARED, name
 
 
 def test_the_closure_follows_imports_inside_functions_and_packages() -> None:
     found = closure("tasks.report.step")
-    assert {"tasks.report", "tasks.report.page", "tasks.report.figures", "tasks.arrays"} <= found
-    assert not any(name.startswith(("tasks.caching", "tasks.storage")) for name in found)
+    assert {"tasks.report", "tasks.report.html", "tasks.report.figures", "tasks.data.arrays"} <= found
+    assert not any(name.startswith(PLUMBING) for name in found)
 
 
 def test_what_changed_is_said_in_words() -> None:

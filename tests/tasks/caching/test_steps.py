@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from tasks.caching.inventory import CHECKPOINTS, kept, removable
+from tasks.caching.inventory import CHECKPOINTS, cache_items, removable
 from tasks.caching.steps import Run, _in_short, step
 from tasks.errors import ArtifactError
+from tasks.settings import home
 from tasks.storage.local import LocalStore
 from tasks.values import Artifact, Value
 
@@ -47,7 +48,7 @@ def long(steps: int, run: Run) -> Text:
 
 def run_with(folder: Path, work: Callable[[Run], Any], url: str = "") -> Any:
     """Run some steps as a flow."""
-    run = Run(id="test", url=url or str(folder / "store"), local=folder / "copies")
+    run = Run(id="test", url=url or str(folder / "store"))
     return flow(name="test", validate_parameters=False)(lambda: work(run))()
 
 
@@ -63,7 +64,7 @@ def test_what_is_lost_between_two_steps_is_made_again(
     def work(run: Run) -> None:
         first = write("text", run)
         second = upper(first.kept, run)
-        copies = LocalStore(tmp_path / "copies")
+        copies = LocalStore(home() / "cache")
         for store in (run.store, copies):
             for entry in list(store.list("")) if store is copies else removable(store, soon()):
                 store.delete(entry.key)
@@ -136,7 +137,7 @@ def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> 
 
     store = run_with(tmp_path, work, store_url).store
     store.put(f"{CHECKPOINTS}train/key/cpu/0003-abc", b"state")
-    found = kept(store)
+    found = cache_items(store)
     assert sorted((each.step, each.what) for each in found) == [
         ("train", "checkpoint"),
         ("upper", "result"),
@@ -149,10 +150,10 @@ def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> 
     assert len(everything) == 5
     lost = next(key for key in everything if key.startswith("cache/objects/"))
     store.delete(lost)
-    assert "1 artifacts lost" in {each.what for each in kept(store)}
+    assert "1 artifacts lost" in {each.what for each in cache_items(store)}
     record = next(key for key in everything if key.startswith("cache/results/"))
     store.put(record, b"damaged")
-    assert "damaged" in {each.what for each in kept(store)}
+    assert "damaged" in {each.what for each in cache_items(store)}
 
 
 def test_an_old_artifact_that_a_young_result_names_stays(tmp_path: Path) -> None:

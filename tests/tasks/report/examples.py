@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.arrays import Bytes, Probabilities
-from tasks.evaluate import score
-from tasks.judge import Candidate, decide
+from tasks.data.arrays import Bytes, Probabilities
+from tasks.gate.candidate import Candidate
+from tasks.gate.checks import CandidateResults, decide
+from tasks.gate.comparison import compare
+from tasks.learning.metrics import score
 from tasks.report import Rendered, render
-from tasks.report.comparison import compare
 from tasks.report.facts import Document, Facts, document
 from tasks.settings import Gate, Recipe
 from tasks.values import (
@@ -45,6 +46,11 @@ class Example(NamedTuple):
     def told(self) -> Document:
         return document(self.facts, self.probabilities, self.labels)
 
+    def with_candidate(self, **changed: object) -> Example:
+        """The same with other facts on the candidate."""
+        candidate = self.facts.candidate.model_copy(update=changed)
+        return self._replace(facts=self.facts.model_copy(update={"candidate": candidate}))
+
     def render(self) -> Rendered:
         return render(*self)
 
@@ -73,9 +79,9 @@ def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool =
     return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
 
 
-def _candidate(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes) -> Candidate:
+def _results(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes) -> CandidateResults:
     loaded = LoadBack(images=len(labels), same=len(labels))
-    return Candidate(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
+    return CandidateResults(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
 
 
 def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
@@ -90,11 +96,13 @@ def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
 def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
     evaluation = score(probabilities, labels, EMPTY)
     return Facts(
-        prepared=_prepared(labels, validation),
-        recipe=Recipe(epochs=epochs),
-        trained=_trained(epochs, validation),
-        evaluation=evaluation,
-        decision=decide(_candidate(evaluation, probabilities, labels), None, None, GATE),
+        candidate=Candidate(
+            prepared=_prepared(labels, validation),
+            recipe=Recipe(epochs=epochs),
+            trained=_trained(epochs, validation),
+            evaluation=evaluation,
+        ),
+        decision=decide(_results(evaluation, probabilities, labels), None, None, GATE),
         provenance=Provenance(
             code="abc123",
             python="3.11.7",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.arrays import Bytes, Probabilities
+from tasks.data.arrays import Bytes, Probabilities
 from tasks.report.calibration import calibration
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.report import page
-from tasks.report.comparison import compare
+from tasks.gate.comparison import compare
+from tasks.report import html
 from tasks.report.facts import MISTAKES, Document, Facts
 from tasks.report.figures import calibration_svgs, curve_svgs
 from tests.tasks.report.examples import CLASSES, Example, example, predicted, rendered, with_champion
@@ -86,7 +86,7 @@ def usual() -> Example:
 
 @pytest.fixture(scope="module")
 def harmless(usual: Example) -> Page:
-    return Page(page.render(without_pictures(usual), NOTHING))
+    return Page(html.render(without_pictures(usual), NOTHING))
 
 
 def test_the_same_input_gives_the_same_bytes(usual: Example) -> None:
@@ -104,7 +104,7 @@ def test_another_process_gives_the_same_bytes() -> None:
         "import hashlib\nfrom tests.tasks.report.examples import example\n"
         "print(hashlib.sha256(b''.join(example(validation=True).render())).hexdigest())"
     )
-    root = Path(page.__file__).parents[2]
+    root = Path(html.__file__).parents[2]
 
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     found = subprocess.run(
@@ -164,14 +164,14 @@ def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
 @hypothesis.example("</td><script>alert(1)</script>")
 @hypothesis.example('"><img src=x onerror=alert(1)>&amp;&lt;')
 def test_hostile_text_stays_text(usual: Example, harmless: Page, hostile: str) -> None:
-    made = page.render(with_sentence(without_pictures(usual), hostile), NOTHING)
+    made = html.render(with_sentence(without_pictures(usual), hostile), NOTHING)
     # The page has the elements that it always has, and the sentence is among its text.
     assert Page(made).elements == harmless.elements
     assert words_of(hostile.replace("\0", "\ufffd")) in words_of(Page(made).text.replace("\0", "\ufffd"))
 
 
 def test_both_curves_are_drawn(usual: Example) -> None:
-    drawn = curve_svgs(usual.facts.trained.history)
+    drawn = curve_svgs(usual.facts.candidate.trained.history)
     # In each, the line; its marks are one symbol, used at each epoch.
     assert [svg.count("fill: none; stroke: var(--accent)") for svg in drawn.values()] == [1, 1]
     assert all(svg in rendered().page.decode() for svg in drawn.values())
@@ -272,7 +272,9 @@ def test_the_json_holds_all_the_facts(usual: Example) -> None:
     told = Document.model_validate_json(rendered().data)
     assert told == usual.told
     assert len(told.mistakes) == MISTAKES
-    assert {name: getattr(told, name) for name in Facts.model_fields} == dict(usual.facts)
+    facts = dict(usual.facts)
+    expected = dict(facts.pop("candidate")) | facts
+    assert {name: getattr(told, name) for name in expected} == expected
 
 
 def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:
@@ -283,7 +285,7 @@ def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:
 
 def test_reports_cost_nothing_until_one_is_drawn() -> None:
     heavy = {"matplotlib", "jinja2", "PIL", "prefect", "tensorflow", "sklearn"}
-    script = f"import sys, tasks.report, tasks.report.words; print(sorted({heavy} & set(sys.modules)))"
-    root = Path(page.__file__).parents[2]
+    script = f"import sys, tasks.report, tasks.report.formatting; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(html.__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
     assert found.strip() == "[]"

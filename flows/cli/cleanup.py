@@ -1,0 +1,102 @@
+"""`retrain gc` and `retrain cache`: what a store holds beside its published versions, and what of it can be removed.
+
+No Prefect, no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flows.cli.command import Command
+from tasks.caching.inventory import cache_items, objects_of, removable
+from tasks.errors import UsageError
+from tasks.registry import Registry
+from tasks.registry.garbage import garbage
+from tasks.settings import home
+from tasks.storage import ObjectStore, open_store
+from tasks.storage.local import LocalStore
+from tasks.storage.objects import Entry
+
+
+def gc(options: argparse.Namespace) -> int:
+    """`retrain gc`."""
+    store = open_store(options.settings.store)
+    registry = Registry(store, options.settings.dataset)
+    return _remove(store, lambda before: garbage(store, registry, before), options)
+
+
+def cache(options: argparse.Namespace) -> int:
+    """`retrain cache [clear]`."""
+    store, copies = open_store(options.settings.store), LocalStore(home() / "cache")
+    if options.action == "clear":
+        _remove(copies, lambda before: [entry for entry in copies.list("") if entry.modified < before], options)
+        return _remove(store, lambda before: removable(store, before), options)
+    found = cache_items(store)
+    for each in found:
+        print(f"{each.step:<11} {_moment(each.made)}  {each.size:>12,}  {each.what}")
+    print(f"{_total(objects_of(found))} in {store.url}")
+    print(f"{_total(list(copies.list('')))} of copies in {copies.root}")
+    return 0
+
+
+def _remove(store: ObjectStore, find: Callable[[datetime], list[Entry]], options: argparse.Namespace) -> int:
+    """Remove what is old, after a question."""
+    before = datetime.now(UTC) - timedelta(days=options.older_than)
+    found = find(before)
+    for entry in found:
+        print(f"{_moment(entry.modified)}  {entry.size:>12,}  {store.address(entry.key)}")
+    total = _total(found)
+    if not found or options.dry_run:
+        print(f"{total} could be removed" if found else f"nothing to remove in {store.url}")
+        return 0
+    if not options.yes and not _agreed(f"Remove {total}? [y/N] "):
+        print("nothing was removed")
+        return 0
+    asked = {entry.key for entry in found}
+    for entry in find(before):  # looked at again: a run may have come while the question stood
+        if entry.key in asked:
+            store.delete(entry.key)
+    print(f"removed {total}")
+    return 0
+
+
+def _total(entries: Collection[Entry]) -> str:
+    return f"{len(entries)} objects, {sum(entry.size for entry in entries):,} bytes"
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("cannot ask before removing", "there is no terminal", "Give --yes.")
+    return input(question).strip().lower() in {"y", "yes"}
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _removing(days: int) -> dict[str, dict[str, Any]]:
+    """The options of what removes: how old, and whether to ask."""
+    return {
+        "--older-than": {"type": float, "default": float(days), "metavar": "DAYS", "help": f"default: {days}"},
+        "--dry-run": {"action": "store_true", "help": "only list it"},
+        "--yes": {"action": "store_true", "help": "do not ask"},
+    }
+
+
+COMMANDS = [
+    Command(
+        gc,
+        "remove what no manifest names: versions that were never completed, stray files",
+        _removing(days=7),
+    ),
+    Command(
+        cache,
+        "show what is cached: step, when it was computed, bytes; `cache clear` removes what is old",
+        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | _removing(days=30),
+        fields=("store",),
+    ),
+]

@@ -1,0 +1,59 @@
+"""How a run ended, for a person (`as_text`) or a program (`as_json`). Called by the command line; no Prefect."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from tasks.report.formatting import accuracy_line, duration, gate_rows, verdict_line
+from tasks.values import Outcome, StepRun
+
+
+def as_json(outcome: Outcome) -> str:
+    """One JSON object on one line."""
+    return json.dumps(outcome.model_dump(mode="json"), sort_keys=True)
+
+
+def as_text(outcome: Outcome) -> str:
+    """The summary at the end of a run: accuracy, the gate's rows, the version, the report, the time of each step."""
+    return "\n".join(["", _verdict(outcome), "", *_gate(outcome), "", *_steps(outcome.steps), "", *_places(outcome)])
+
+
+def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
+    """How each step of a run went, and why it ran or did not: the table on the run's page."""
+    return [{"step": step.name, "time": duration(step.seconds), "why": step.reason} for step in steps]
+
+
+def _verdict(outcome: Outcome) -> str:
+    decision, receipt = outcome.decision, outcome.receipt
+    line = f"{accuracy_line(decision)}."
+    if receipt is None:
+        return f"REJECTED: {line} Nothing was published."
+    if decision.override:
+        line = f"{line}\n{verdict_line(decision)}."
+    elif decision.remark and (receipt.new or receipt.version != receipt.champion):
+        line = f"{line} {decision.remark[:1].upper()}{decision.remark[1:]}."
+    if receipt.new:
+        return f"PUBLISHED {receipt.model} version {receipt.version}: {line}"
+    return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}"
+
+
+def _gate(outcome: Outcome) -> list[str]:
+    rows = gate_rows(outcome.decision)
+    return [
+        f"  {row['result']}  {row['check']:<22} {row['value']:>7}  {row['needs']:>9}  {row['because']}" for row in rows
+    ]
+
+
+def _steps(steps: Sequence[StepRun]) -> list[str]:
+    lines = [f"  {step.name:<11} {duration(step.seconds):>8}  {step.reason}" for step in steps]
+    cached = sum(step.cached for step in steps)
+    total = sum(step.seconds for step in steps)
+    without = "" if "tensorflow" in sys.modules else ", TensorFlow was never imported"
+    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused{without}"]
+
+
+def _places(outcome: Outcome) -> list[str]:
+    model = [f"  model   {outcome.receipt.url}"] if outcome.receipt else []
+    return [*model, f"  report  {outcome.report}"]

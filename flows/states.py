@@ -1,0 +1,49 @@
+"""The final state of a run of the job, and the outcome that it carries. Called by the flow.
+
+Published   a new version is the champion
+Unchanged   a version with these weights was there already
+Rejected    the gate failed: neither Completed nor taken for a crash
+"""
+
+from __future__ import annotations
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from tasks.caching.steps import Run
+from tasks.errors import GateRejected
+from tasks.gate.baselines import Baselines
+from tasks.report.formatting import accuracy_line, step_rows, verdict_line
+from tasks.report.prefect_artifacts import show_table
+from tasks.values import Decision, Outcome, Receipt, Record
+
+
+def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) -> State[Outcome]:
+    """Completed, with the version's number: Published, or Unchanged where the version is not new."""
+    outcome = _outcome("published" if receipt.new else "already published", decision, receipt, recorded, run)
+    override = f"{verdict_line(decision)}. " if decision.override else ""
+    accuracy = accuracy_line(decision)
+    message = f"{receipt.model} version {receipt.version}, {override}{accuracy}. Report: {recorded.report}"
+    return Completed(name="Published" if receipt.new else "Unchanged", message=message, data=outcome)
+
+
+def nothing_published(decision: Decision, baselines: Baselines, recorded: Record, run: Run) -> State[Outcome]:
+    """Unchanged for weights that are published already; Rejected for a model that failed the gate."""
+    if decision.verdict == "no change" and baselines.same:
+        return published(decision, baselines.same, recorded, run)
+    outcome = _outcome("rejected", decision, None, recorded, run)
+    message = f"{verdict_line(decision)}. Report: {recorded.report}"
+    return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))
+
+
+def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded: Record, run: Run) -> Outcome:
+    show_table("steps", step_rows(run.steps), "Which steps ran, and why")
+    return Outcome(
+        verdict=verdict,
+        run=run.id,
+        store=run.store.url,
+        decision=decision,
+        receipt=receipt,
+        report=recorded.report,
+        steps=tuple(run.steps),
+    )

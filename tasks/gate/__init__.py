@@ -1,0 +1,1 @@
+"""What a verdict rests on: checks (the rows), paired statistics, baselines, and how seeds differ."""

@@ -1,0 +1,1 @@
+"""Keras behind one door: network, training, checkpoints, model file, predictions, device, work pool."""

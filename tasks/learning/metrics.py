@@ -1,0 +1,46 @@
+"""What a model's predictions are worth: accuracy, loss, precision and recall. Called by the evaluate step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.data.arrays import Bytes, Probabilities
+from tasks.values import Artifact, ClassScore, Evaluation
+
+
+def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:
+    """Accuracy, loss, precision and recall per class, confusion matrix, through scikit-learn.
+
+    Args:
+        probabilities: float32 (n, classes).
+        labels: uint8 (n,).
+        predictions: Where the per-image predictions are kept.
+    """
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    classes = np.arange(probabilities.shape[1])
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, _, support = precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0.0
+    )
+    exact = probabilities.astype(np.float64)
+    correct = int((predicted == labels).sum())
+    return Evaluation(
+        predictions=predictions,
+        images=len(labels),
+        correct=correct,
+        accuracy=correct / len(labels),
+        loss=float(log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=classes)),
+        classes=tuple(
+            ClassScore(
+                label=int(label),
+                precision=float(precision[label]),
+                recall=float(recall[label]),
+                support=int(support[label]),
+            )
+            for label in classes
+        ),
+        confusion=tuple(
+            tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=classes)
+        ),
+    )

@@ -1,0 +1,22 @@
+"""The record step: keep every run's decision and report, accepted or not. Not cached."""
+
+from __future__ import annotations
+
+from tasks.caching.keys import canonical
+from tasks.caching.steps import Run, step
+from tasks.report.formatting import accuracy_line
+from tasks.report.prefect_artifacts import show_markdown
+from tasks.report.step import report_files
+from tasks.values import Decision, Record, Reports
+
+
+@step(cached=False)
+def record(model: str, decision: Decision, reports: Reports, run: Run) -> Record:
+    """Keep the run's decision and report under `runs/`, and show the report on the run's page."""
+    files = report_files(reports, run) | {"decision.json": canonical(decision.model_dump(mode="json"))}
+    for path, data in files.items():
+        run.store.put(f"runs/{run.id}/{path}", data)
+    address = run.store.address(f"runs/{run.id}/report.html")
+    page = f"The whole report: `{address}`\n\n{run.artifacts.get(reports.run_page).decode()}"
+    show_markdown("report", page, f"{model}: {accuracy_line(decision)}")
+    return Record(report=address)

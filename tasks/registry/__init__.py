@@ -1,0 +1,10 @@
+"""The registry: immutable versions of a model, which of them is the champion, and the history of champions.
+
+Imports neither Prefect nor TensorFlow, so that an application can use it to load the champion.
+"""
+
+from __future__ import annotations
+
+from tasks.registry.registry import Registry
+
+__all__ = ["Registry"]

@@ -1,0 +1,91 @@
+"""The report as Markdown: report.md, and the run's page in the Prefect interface. Pure; no drawing library."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tasks.gate.comparison import Comparison
+from tasks.report.facts import Document
+from tasks.report.formatting import (
+    accuracy_line,
+    calibration_sentence,
+    changed_classes,
+    class_rows,
+    comparison_rows,
+    comparison_sentence,
+    data_rows,
+    epoch_rows,
+    gate_rows,
+    headline,
+    provenance_rows,
+    seed_rows,
+    spread_line,
+    verdict_line,
+)
+from tasks.values import Spread
+
+# What Markdown could take for markup, HTML or the end of a table's cell.
+MARKUP = re.compile(r"([\\|<\[\]`*])")
+
+
+def markdown(told: Document) -> str:
+    """report.md: for a terminal or a pull request."""
+    return "\n\n".join(_sections(told)) + "\n"
+
+
+def run_page(told: Document, pictures: Mapping[str, bytes]) -> str:
+    """The report for the run's page in the Prefect interface, with its pictures (PNG) inside."""
+    title, summary, gate, *rest = _sections(told)
+    shown = [
+        f"## {name}\n\n![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
+        for name, png in pictures.items()
+    ]
+    return "\n\n".join([title, summary, gate, *shown, *rest]) + "\n"
+
+
+def _sections(facts: Document) -> list[str]:
+    decision = facts.decision
+    accuracy = f"{accuracy_line(decision)}, loss {facts.evaluation.loss:.4f}".capitalize()
+    return [
+        f"# {plain(facts.model)}: {plain(verdict_line(decision))}",
+        f"{accuracy}. {plain(headline(decision))}",
+        "## Gate\n\n" + table(gate_rows(decision)),
+        *([comparison_section(facts.comparison)] if facts.comparison else []),
+        "## Training\n\n" + table(epoch_rows(facts.trained.history)),
+        *_seeds(facts.spread),
+        "## Classes\n\n" + table(class_rows(facts)),
+        "## Calibration\n\n" + calibration_sentence(facts.calibration),
+        "## Data\n\n" + table(data_rows(facts)),
+        "## Where it comes from\n\n"
+        + "\n".join(f"- **{name}**: {plain(value)}" for name, value in provenance_rows(facts)),
+    ]
+
+
+def comparison_section(found: Comparison) -> str:
+    """The comparison with the champion, with its title."""
+    title = f"## Compared with the champion, version {found.champion}"
+    parts = [title, comparison_sentence(found), table(comparison_rows(found)), table(changed_classes(found))]
+    return "\n\n".join(parts)
+
+
+def _seeds(spread: Spread | None) -> list[str]:
+    return [f"## Seeds\n\n{spread_line(spread)}\n\n{table(seed_rows(spread))}"] if spread else []
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table whose columns line up in a terminal."""
+    lines = [list(rows[0]), *([plain(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    head, *body = (_row(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join([head, _row("-" * width for width in widths), *body])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(text: str) -> str:
+    """Text that stays text, and stays on its line, inside Markdown."""
+    return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,331 @@
+"""The command line as a user has it: processes of their own, exit codes, what is printed where."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from flows.cli import run
+from flows.cli.main import _settings, main, parser
+from tasks.settings import Data, Gate, Recipe, Settings, StepName
+from tests.mirrors import serving
+
+Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# What `--report-dir` holds.
+REPORT_FILES = ["comment.md", "junit.xml", "report.html", "report.json", "report.md", "report.schema.json"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli.main", *arguments]
+
+
+def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env={**os.environ, **environment}, capture_output=True, text=True, timeout=150, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A store that a first run has filled, with a temporary server of its own, and what the run printed."""
+    store = tmp_path_factory.mktemp("digits") / "store"
+    return store, retrain("run", "--dataset", "digits", "--store", str(store))
+
+
+@pytest.fixture
+def server(prefect_server: None) -> dict[str, str]:
+    """The settings with which a command uses the tests' server instead of starting one."""
+    from prefect.settings import PREFECT_API_URL
+
+    return {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+
+
+def test_a_run_ends_with_a_summary(digits: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    store, done = digits
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("PUBLISHED digits version 1: accuracy 0.")
+    for part in (
+        "95 % interval",
+        "No champion yet.",
+        "pass  accuracy lower bound",
+        "train",
+        f"model   {store}/models/digits/versions/1",
+    ):
+        assert part in done.stdout
+    assert "epoch 20/20" in done.stderr
+    assert "oneDNN" not in done.stderr, "TensorFlow starts quietly"
+    assert "Traceback" not in done.stderr
+    report = done.stdout.rsplit("report  ", 1)[1].strip()
+    assert Path(report).read_text().startswith("<!doctype html>")
+
+
+def test_a_second_run_reuses_everything_and_never_imports_tensorflow(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str]
+) -> None:
+    done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), PYTHONPROFILEIMPORTTIME="1", **server)
+    assert done.returncode == 0
+    assert "UNCHANGED: digits version 1 is this model already" in done.stdout
+    assert "7 reused" in done.stdout
+    imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
+    assert "prefect" in imported
+    assert not {"tensorflow", "keras", "sklearn", "matplotlib", "boto3"} & set(imported)
+
+
+def test_a_rejected_run_exits_with_3_and_its_report_is_copied(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
+) -> None:
+    strict = ("--min-accuracy", "0.999", "--report-dir", str(tmp_path), "--json")
+    done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), *strict, **server)
+    assert done.returncode == 3
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["receipt"]) == ("rejected", None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == REPORT_FILES
+    schema = json.loads((tmp_path / "report.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), schema)
+    assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
+    assert "❌ digits: Rejected by the gate" in (tmp_path / "comment.md").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["decision"] == found["decision"]
+
+
+def test_the_quick_start_falls_back_to_the_digits_and_says_so(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str]
+) -> None:
+    with serving({}) as mirror:
+        gone = mirror.url
+    asked = ("run", "--mirror", gone, "--store", str(digits[0]))
+    alone, fallback = retrain(*asked, **server), retrain(*asked, "--or-digits", **server)
+    assert alone.returncode == 1
+    assert alone.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {gone}: cannot connect")
+    assert fallback.returncode == 0
+    assert "no mirror of MNIST can be reached: training on scikit-learn's digits" in fallback.stderr
+    assert "digits version 1" in fallback.stdout
+
+
+def test_versions_champion_and_show_read_the_store_alone(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", str(digits[0]), "--dataset", "digits"]
+    assert main(["versions", *where]) == 0
+    assert main(["champion", *where]) == 0
+    assert main(["show", "1", *where]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split()[-1] == "champion"
+    assert "generation 1" in printed
+    assert "# digits: Passed the gate" in printed
+    assert main(["show", "7", *where]) == 1
+    assert main(["champion", "--store", str(digits[0])]) == 2
+    errors = capsys.readouterr().err
+    assert "cannot read version 7 of digits: there is no such version" in errors
+    assert "there is no champion of mnist: nothing was published yet" in errors
+
+
+def test_the_lines_on_the_model_card_load_the_model(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    assert main(["fetch", str(folder), "--store", str(digits[0]), "--dataset", "digits"]) == 0
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{lines}\nprint(probabilities.shape, probabilities.dtype)"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "(1, 10) float32\n", done.stderr
+
+
+def test_cache_shows_step_age_and_size_and_clears_what_is_old(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", str(digits[0])]
+    assert main(["cache", *where]) == 0
+    *rows, total, copies = capsys.readouterr().out.splitlines()
+    assert {row.split()[0] for row in rows} == {*get_args(StepName), "report"}
+    train = next(row.split() for row in rows if row.startswith("train"))
+    assert int(train[3].replace(",", "")) > 1_600_000
+    assert total.endswith(digits[0].as_uri())
+    assert "objects" in copies
+    assert main(["cache", "clear", *where]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert main(["cache", "clear", "--older-than", "0", "--dry-run", *where]) == 0
+    assert "could be removed" in capsys.readouterr().out
+    assert main(["cache", *where]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == [*rows, total]
+
+
+def test_help_and_reading_import_neither_prefect_nor_tensorflow_nor_boto3() -> None:
+    calls = "main(['versions', '--store', '.']); main(['cache', '--store', '/nowhere'])"
+    code = f"import sys; from flows.cli.main import parser, _settings, main; {calls}; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for package in ("prefect", "tensorflow", "keras", "boto3", "sklearn", "scipy", "matplotlib", "jinja2"):
+        assert f"'{package}'" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--epochs", "0"], "cannot use --epochs '0': input should be greater than or equal to 1"),
+        (["--min-accuracy", "97"], "cannot use --min-accuracy '97': input should be less than or equal to 1"),
+        (["--learning-rate", "fast"], "cannot use --learning-rate 'fast': input should be a valid number"),
+        (["--store", "gs://bucket"], "cannot use the store 'gs://bucket'"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["versions" if arguments[0] == "--store" else "run", *arguments]) == 2
+    printed = capsys.readouterr().err
+    assert why in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--dataset", "cifar"], ["show", "--store", "."]])
+def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    done = retrain("run", "--store", str(tmp_path), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("retrain: cannot reach the Prefect server http://127.0.0.1:9/api")
+
+
+def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(
+    tmp_path: Path,
+    server: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In this process, which has TensorFlow."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(run, "show_progress", lambda: None)  # it is for a process that ends with the run
+    for name, value in {**server, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "--device", "gpu", "--store", str(tmp_path), "--mirror", "file:///nowhere"]) == 1
+    printed = capsys.readouterr().err
+    assert "retrain: cannot train on a GPU: no NVIDIA GPU is visible; TensorFlow 2" in printed
+    assert "sees ['/physical_device:CPU:0']" in printed
+    assert "Use --device cpu" in printed
+    assert f"Prefect server {server['PREFECT_API_URL']}" in caplog.text
+    assert "download" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ()),
+        (["--refresh"], ("download", "preprocess", "train", "evaluate", "load_back", "export")),
+        (["--refresh", "train"], ("train",)),
+        (["--refresh", "train", "evaluate"], ("train", "evaluate")),
+    ],
+)
+def test_refresh_names_steps_or_means_all(arguments: list[str], expected: tuple[str, ...]) -> None:
+    assert _settings(parser().parse_args(["run", *arguments])).refresh == expected
+
+
+def test_an_override_has_to_be_said_each_time_and_needs_a_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_FORCE_PUBLISH", "from the environment")
+    assert parser().parse_args(["run"]).force_publish is None
+    assert parser().parse_args(["run", "--force-publish", "the audit wants it"]).force_publish == "the audit wants it"
+    with pytest.raises(SystemExit):
+        parser().parse_args(["run", "--force-publish", " "])
+    assert "give a reason" in capsys.readouterr().err
+
+
+def test_a_rejected_model_is_published_by_override_and_the_summary_says_so(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
+) -> None:
+    store = shutil.copytree(digits[0], tmp_path / "store")
+    shutil.rmtree(store / "models")  # the trained model is there, and was never published
+    strict = ("--dataset", "digits", "--store", str(store), "--min-accuracy", "0.999")
+    done = retrain("run", *strict, "--force-publish", "the audit wants it", **server)
+    assert done.returncode == 0
+    assert "PUBLISHED digits version 1: accuracy 0." in done.stdout
+    assert "Rejected by the gate: accuracy" in done.stdout
+    assert ". Published all the same by " in done.stdout
+    assert ": the audit wants it." in done.stdout
+    assert "FAIL  accuracy  " in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(digits: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    show = command("show", "1", "--store", str(digits[0]), "--dataset", "digits")
+    with subprocess.Popen(show, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as showing:
+        assert showing.stdout
+        showing.stdout.close()
+        assert showing.stderr
+        assert showing.stderr.read() == ""
+    assert showing.returncode == 141
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = retrain("versions", "--store", "gs://bucket", "--debug")
+    assert "Traceback" in done.stderr
+    assert "UsageError" in done.stderr
+
+
+def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRAIN_EPOCHS", "7")
+    monkeypatch.setenv("RETRAIN_MIRROR", "file:///a https://b/")
+    monkeypatch.setenv("RETRAIN_MIN_ACCURACY", "0.5")
+    monkeypatch.setenv("RETRAIN_REFRESH", "train evaluate")
+    assert Settings().refresh == ("train", "evaluate")
+    data, recipe, gate = Settings(seed=3).cards()
+    assert (data, recipe) == (Data(mirror=("file:///a", "https://b/")), Recipe(epochs=7, seed=3))
+    assert gate == Gate(min_accuracy=0.5)
+    assert gate.model_fields_set == {"min_accuracy"}, "limits that nobody chose stay unset"
+
+
+def test_a_run_that_is_killed_leaves_no_server_and_no_folder_behind(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        command("run", "--dataset", "digits", "--store", str(tmp_path / "store")),
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        servers = _wait_for(lambda: _children(running.pid))
+        assert all(_alive(server) for server in servers)
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+    _wait_for(lambda: not any(map(_alive, servers)))
+    assert not list(tmp_path.glob("retrain-*"))
+
+
+def _wait_for(condition: Callable[[], object]) -> list[int]:
+    deadline = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found if isinstance(found, list) else []
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def _alive(process: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,155 @@
+"""The commands over published models, called in this process; `test_cli` runs the whole command line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import main
+from tasks.registry import Registry
+from tasks.storage import open_store
+from tasks.storage.local import LocalStore
+
+Retrain = Callable[..., tuple[int, str, str]]
+
+FACTS = {"metrics": {"accuracy": 0.98}}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """Two versions, the second one the champion."""
+    store = LocalStore(tmp_path / "store")
+    for number in (1, 2):
+        files = {"model.keras": b"model %d" % number, "report.md": b"# Report"}
+        Registry(store, "mnist").publish(files, FACTS, f"reason {number}")
+    return store
+
+
+@pytest.fixture
+def retrain(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> Retrain:
+    """Runs a command on the store: its exit code, what it printed, and its errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main([*arguments, "--store", str(store.root)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_versions_history_and_champion(retrain: Retrain) -> None:
+    code, printed, _ = retrain("versions")
+    assert code == 0
+    first, second = printed.splitlines()
+    assert first.startswith("   1")
+    assert "champion" in second
+    first, second = retrain("history")[1].splitlines()
+    assert first.endswith("version 1  reason 1")
+    assert second.endswith("version 2  reason 2")
+    assert "generation 2, reason 2" in retrain("champion")[1]
+
+
+def test_a_store_without_versions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["versions", "--store", str(tmp_path / "none")]) == 0
+    assert "no version of mnist was published" in capsys.readouterr().err
+    assert main(["champion", "--store", str(tmp_path / "none")]) == 2
+
+
+def test_a_damaged_version_is_listed_as_such(retrain: Retrain, store: LocalStore) -> None:
+    store.put("models/mnist/versions/1/manifest.json", b"{}")
+    code, printed, _ = retrain("versions")
+    assert code == 1
+    assert "manifest.json: the file is no manifest" in printed
+    assert "0.9800  champion" in printed
+
+
+def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: LocalStore) -> None:
+    assert retrain("verify") == (
+        0,
+        "version 1: intact\nversion 2: intact\nchampion, history and reference: intact\n",
+        "",
+    )
+    store.put("models/mnist/versions/2/model.keras", b"altered")
+    (entry, _) = store.list("models/mnist/history/")
+    store.put(entry.key, b"{}")
+    code, printed, errors = retrain("verify")
+    assert code == 1
+    assert printed == "version 1: intact\nversion 2: 1 bad\nchampion, history and reference: 1 bad\n"
+    assert "versions/2/model.keras: the file was altered" in errors
+    assert entry.key in errors
+    assert retrain("verify", "1")[0] == 0
+    assert retrain("verify", "3")[0] == 1
+
+
+def test_fetch_brings_the_champion_or_the_version_asked_for(retrain: Retrain, tmp_path: Path) -> None:
+    assert retrain("fetch", str(tmp_path / "one"), "--version", "1")[0] == 0
+    assert retrain("fetch", str(tmp_path / "two"))[0] == 0
+    assert [(tmp_path / name / "model.keras").read_bytes() for name in ("one", "two")] == [b"model 1", b"model 2"]
+    assert retrain("fetch", str(tmp_path / "two"), "--version", "1")[0] == 2
+
+
+def test_rollback_and_its_reason(retrain: Retrain) -> None:
+    code, printed, _ = retrain("rollback", "--reason", "customers complained")
+    assert (code, printed) == (0, "the champion of mnist is version 1, generation 3\n")
+    assert retrain("history")[1].splitlines()[-1].endswith("version 1  customers complained")
+    assert retrain("rollback", "--to", "2")[0] == 0
+    code, _, errors = retrain("rollback", "--to", "9")
+    assert code == 1
+    assert "there is no such version" in errors
+
+
+def test_pin_unpin_and_where_the_pin_is_shown(retrain: Retrain, store: LocalStore) -> None:
+    assert retrain("pin", "1", "--reason", "good enough for ever")[0] == 0
+    first, second = retrain("versions")[1].splitlines()
+    assert first.endswith("reference")
+    assert second.endswith("champion")
+    assert "reference: version 1, pinned " in retrain("champion")[1]
+    assert "good enough for ever" in retrain("champion")[1]
+    assert retrain("pin", "2")[0] == 0
+    assert retrain("versions")[1].splitlines()[1].endswith("champion, reference")
+    assert retrain("pin", "9")[0] == 1
+    store.put("models/mnist/reference.json", b"{}")
+    code, _, errors = retrain("verify")
+    assert code == 1
+    assert "reference.json" in errors
+    assert retrain("unpin")[0] == 0
+    assert "reference" not in retrain("champion")[1]
+    assert retrain("verify")[0] == 0
+
+
+def test_gc_asks_and_removes_only_what_nothing_names(
+    retrain: Retrain, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "models/mnist/versions/3/model.keras"
+    store.put(key, b"left")
+    assert retrain("gc")[1].startswith("nothing to remove")
+    assert "1 objects, 4 bytes could be removed" in retrain("gc", "--older-than", "0", "--dry-run")[1]
+    code, _, errors = retrain("gc", "--older-than", "0")
+    assert code == 2
+    assert "Give --yes" in errors
+    terminal = io.StringIO("no\nyes\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert "nothing was removed" in retrain("gc", "--older-than", "0")[1]
+    assert store.get(key)
+    assert "removed 1 objects" in retrain("gc", "--older-than", "0")[1]
+    assert not list(store.list("models/mnist/versions/3/"))
+    assert retrain("verify")[0] == 0
+
+
+def test_doctor_tells_what_the_store_can_do(retrain: Retrain, store: LocalStore) -> None:
+    before = [entry.key for entry in store.list("")]
+    code, printed, _ = retrain("doctor", "--race", "4")
+    assert code == 0
+    assert "compare and swap (If-Match)            enforced" in printed
+    assert "4 writers race to swap                 1 won" in printed
+    assert "Therefore the pointer decides" in printed
+    assert [entry.key for entry in store.list("")] == before
+
+
+def test_doctor_works_on_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--store", bucket]) == 0
+    assert "Therefore the pointer decides" in capsys.readouterr().out
+    assert not list(open_store(bucket).list(""))

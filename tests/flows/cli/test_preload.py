@@ -1,0 +1,30 @@
+"""What is imported ahead of time, where the run ends before the import does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ENDS_EARLY = """
+import atexit, sys
+from flows.cli.preload import preload
+from tasks.settings import Settings
+preload(Settings(store=sys.argv[1]))
+atexit.register(lambda: print("imported:", hasattr(sys.modules.get("keras"), "Sequential")))
+sys.exit(1)
+"""
+
+
+def test_a_run_that_ends_early_lets_the_import_end_first(tmp_path: Path) -> None:
+    # TensorFlow's threads crash in a process that ends under them: a segmentation fault instead of the exit code.
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_EARLY, str(tmp_path)],
+        env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "imported: True\n", "")

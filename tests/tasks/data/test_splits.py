@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from tasks.data.arrays import Bytes, Split, from_npy, scale, to_npy
+from tasks.data.splits import flatten, hold_out, statistics
+from tasks.errors import DataError
+
+
+def split(count: int = 100, classes: int = 10, seed: int = 0) -> Split:
+    random = np.random.default_rng(seed)
+    return flatten(random.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % classes).astype(np.uint8))
+
+
+def test_what_training_sees_is_float32_rows_from_0_to_1() -> None:
+    images = np.array([[0, 51, 255]], np.uint8)
+    found = scale(images)
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0.0, pytest.approx(0.2), 1.0]]
+    assert split().images.shape == (100, 784)
+
+
+def test_rows_keep_the_order_of_the_pixels() -> None:
+    images = np.arange(2 * 28 * 28).astype(np.uint8).reshape(2, 28, 28)
+    assert np.array_equal(flatten(images, np.zeros(2, np.uint8)).images[1], images[1].ravel())
+
+
+def test_more_images_than_labels_are_refused() -> None:
+    with pytest.raises(DataError, match="3 images, 2 labels"):
+        flatten(np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8))
+
+
+@given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=2, max_side=9)))
+def test_npy_bytes_are_reproducible_and_need_no_copy(array: Bytes) -> None:
+    assert to_npy(array) == to_npy(array.copy())
+    found = from_npy(to_npy(array))
+    assert np.array_equal(found, array)
+    assert not found.flags.owndata
+
+
+@given(st.sampled_from([0.1, 0.25, 0.5]), st.integers(0, 2**32 - 1))
+def test_the_validation_split_is_a_partition_with_every_class_in_proportion(fraction: float, seed: int) -> None:
+    whole = split(200)
+    train, held = hold_out(whole, fraction, seed)
+    assert len(held.labels) == round(200 * fraction)
+    assert np.bincount(held.labels).tolist() == [round(20 * fraction)] * 10
+    rows = sorted(image.tobytes() for image in np.concatenate([train.images, held.images]))
+    assert rows == sorted(image.tobytes() for image in whole.images)
+
+
+def test_the_split_is_a_function_of_the_seed() -> None:
+    first, second, other = (hold_out(split(), 0.2, seed)[1].images for seed in (7, 7, 8))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_validation_split_too_small_for_every_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"cannot hold out a validation split.*Set validation_fraction"):
+        hold_out(split(), 0.05, 0)
+
+
+def test_statistics_count_each_class_and_describe_the_scaled_pixels() -> None:
+    images = np.zeros((4, 784), np.uint8)
+    images[0] = 255
+    found = statistics(Split(images, np.array([0, 1, 1, 1], np.uint8)), 2, "train")
+    assert found.per_class == (1, 3)
+    assert (found.mean, found.minimum, found.maximum) == (0.25, 0.0, 1.0)
+
+
+def test_data_that_cannot_be_learned_from_are_refused() -> None:
+    with pytest.raises(DataError, match="class 9 has none"):
+        statistics(split(classes=9), 10, "train")
+    with pytest.raises(DataError, match="every pixel is 0"):
+        statistics(Split(np.zeros((10, 784), np.uint8), np.arange(10, dtype=np.uint8)), 10, "test")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.errors import StoreError
+from tasks.learning.checkpoints import Checkpoint, Checkpoints
+from tasks.learning.model_file import weights_digest
+from tasks.learning.training import fit
+from tasks.storage import ObjectStore, open_store
+from tasks.values import Epoch
+from tests.tasks.learning.test_training import RECIPE, examples
+
+
+def checkpoint(epochs: int) -> Checkpoint:
+    history = tuple(Epoch(loss=1 / (number + 1), accuracy=0.5, seconds=0.1) for number in range(epochs))
+    return Checkpoint(history, [np.full((3, 2), epochs, np.float32), np.int64(epochs) * np.ones((), np.int64)])
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+def keys(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list("checkpoints/")]
+
+
+def test_a_training_that_stopped_goes_on_and_ends_with_the_same_bits(
+    store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    whole = fit(examples(), RECIPE)
+    checkpoints = Checkpoints(store, "train/key/cpu")
+    with pytest.raises(KeyboardInterrupt):
+        fit(examples(), RECIPE, checkpoints=checkpoints, on_epoch=stop)
+    resumed = fit(examples(), RECIPE, checkpoints=checkpoints)
+    assert "train: resumes after epoch 1 of 2" in caplog.text
+    assert weights_digest(resumed.model) == weights_digest(whole.model)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_newest_comes_back_and_only_the_last_two_are_kept(store: ObjectStore) -> None:
+    checkpoints = Checkpoints(store, "train/key/cpu")
+    assert checkpoints.newest() is None
+    for epochs in range(1, 12):
+        checkpoints.keep(checkpoint(epochs))
+    assert [key.split("/")[-1][:4] for key in keys(store)] == ["0010", "0011"]
+    found = checkpoints.newest()
+    assert found
+    assert found.history == checkpoint(11).history
+    assert all(np.array_equal(*pair) for pair in zip(found.variables, checkpoint(11).variables, strict=True))
+    assert [value.dtype for value in found.variables] == [np.float32, np.int64]
+
+
+def test_trainings_do_not_see_each_others_checkpoints(store: ObjectStore) -> None:
+    Checkpoints(store, "train/one/cpu").keep(checkpoint(1))
+    assert Checkpoints(store, "train/one/another-gpu").newest() is None
+    assert Checkpoints(store, "train/on").newest() is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "altered"])
+def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(
+    store: ObjectStore, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(store, "train/key/cpu")
+    checkpoints.keep(checkpoint(3))
+    checkpoints.keep(checkpoint(4))
+    newest = keys(store)[-1]
+    data = store.get(newest).data
+    store.put(newest, {"cut": data[: len(data) // 2], "empty": b"", "altered": data[:-9] + b"X" + data[-8:]}[damage])
+    found = checkpoints.newest()
+    assert found
+    assert len(found.history) == 3
+    assert "the checkpoint after epoch 4 is passed over" in caplog.text
+    store.put(keys(store)[0], b"nothing")
+    assert checkpoints.newest() is None, "with no whole one it starts over"
+    assert "the checkpoint after epoch 3 is passed over" in caplog.text
+
+
+def test_two_workers_at_one_training_do_not_disturb_each_other(store: ObjectStore) -> None:
+    fast, slow = Checkpoints(store, "train/key/cpu"), Checkpoints(store, "train/key/cpu")
+    late = checkpoint(2)
+    late = late._replace(history=tuple(epoch.model_copy(update={"seconds": 9.0}) for epoch in late.history))
+    for epochs in (1, 2, 3):
+        fast.keep(checkpoint(epochs))
+    slow.keep(late)
+    newest = slow.newest()
+    assert newest
+    assert len(newest.history) == 3
+
+
+def test_a_store_that_fails_costs_the_checkpoint_and_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a folder has to be")
+    checkpoints = Checkpoints(open_store(str(tmp_path)), "train/key/cpu")
+    fitted = fit(examples(), RECIPE, checkpoints=checkpoints)
+    assert len(fitted.history) == RECIPE.epochs
+    assert "no checkpoint after epoch 2, the training goes on: cannot write" in caplog.text
+
+
+def test_a_store_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(StoreError, match="cannot be reached"):
+        Checkpoints(open_store("s3://bucket"), "train/key/cpu").newest()

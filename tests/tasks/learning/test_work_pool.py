@@ -1,0 +1,226 @@
+"""Handing a training to the work pool, on a real server; the test plays the worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Completed, Crashed, Failed, Running
+
+from deployments import setup
+from flows.retrain import retrain
+from tasks.caching.steps import Run
+from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
+from tasks.learning import work_pool
+from tasks.learning.plan import TrainingPlan
+from tasks.learning.work_pool import submit_all, train_on_pool
+from tasks.settings import Data, Recipe
+from tasks.train import train
+from tasks.values import Artifact, DeviceKind, Examples
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CPU = DeviceKind(kind="cpu", arithmetic="any")
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    setup.create_pools()
+    with get_client(sync_client=True) as made:
+        yield made
+
+
+@pytest.fixture
+def ready(client: SyncPrefectClient) -> None:
+    """The deployments are there, and the server takes a worker of the pool for alive."""
+    if not client.read_deployments():
+        setup.deploy("s3://models/prod", "cpu")
+    client.send_worker_heartbeat("gpu", "stand-in")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(id="run", url=str(tmp_path))
+
+
+def plan(images: Artifact, labels: Artifact, **recipe: int) -> TrainingPlan:
+    examples = Examples(images=images, labels=labels)
+    return TrainingPlan(examples=examples, validation=None, recipe=Recipe(epochs=7, **recipe), device=CPU)
+
+
+def stored(run: Run) -> tuple[Artifact, Artifact]:
+    """Images and labels that are in the store."""
+    images, labels = (run.artifacts.put(data, "application/x-npy") for data in (b"images", b"labels"))
+    return images, labels
+
+
+def handed_over(run: Run) -> bool:
+    return train_on_pool(plan(*stored(run)), "gpu", run)
+
+
+def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Thread:
+    """What a worker would do with the next run."""
+
+    def play() -> None:
+        known = {each.id for each in trainings(client)}
+        while not (new := [each for each in trainings(client) if each.id not in known]):
+            time.sleep(0.05)
+        assert new[0].name == "7 epochs, seed 0"
+        for state in states:
+            client.set_flow_run_state(new[0].id, state, force=True)
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    time.sleep(0.3)
+    return thread
+
+
+def trainings(client: SyncPrefectClient) -> list[FlowRun]:
+    return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])))
+
+
+def last_run(client: SyncPrefectClient) -> FlowRun:
+    return max(trainings(client), key=lambda each: cast(Any, each.created))
+
+
+def test_the_place_of_a_training_is_no_part_of_its_key(run: Run) -> None:
+    training = plan(*stored(run))
+    keys = {train.key(training, place, run) for place in ("here", "gpu")}
+    assert len(keys) == 1
+    assert not train_on_pool(training, "here", run)
+
+
+def test_without_a_pool_or_a_worker_a_run_fails_in_seconds_and_says_what_to_start(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def message() -> str:
+        state = cast(
+            State[Any],
+            retrain(Data(dataset="digits"), device="cpu", train_on="gpu", store=str(tmp_path), return_state=True),
+        )
+        return str(state.message)
+
+    client.create_work_pool(WorkPoolCreate(name="cellar", type="process"), overwrite=True)
+    monkeypatch.setattr(work_pool, "POOL", "cellar")
+    assert (
+        "cannot train on the work pool cellar: no worker of it is online. "
+        "Start one: prefect worker start --pool cellar --limit 1" in message()
+    )
+    monkeypatch.setattr(work_pool, "POOL", "attic")
+    assert (
+        "cannot train on the work pool attic: the Prefect server has no work pool attic. "
+        "Run `retrain deploy`, or train with --train-on here." in message()
+    )
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_without_the_deployment_is_told_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_pool, "DEPLOYMENT", "train/elsewhere")
+    with pytest.raises(DispatchError, match="the Prefect server has no deployment train/elsewhere"):
+        handed_over(run)
+
+
+@pytest.mark.usefixtures("ready")
+def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    thread.join()
+
+    thread = meanwhile(client, Failed(message="cannot train on a GPU: there is none. Buy one."))
+    with pytest.raises(
+        DispatchError, match=r"gpu failed: cannot train on a GPU: there is none\. Buy one\. Its log is that of"
+    ):
+        handed_over(run)
+    thread.join()
+
+    thread = meanwhile(client, Running(), Crashed(message="the power is gone"))
+    with pytest.raises(TrainingCrashed, match=r"the training on the work pool gpu died: the power is gone\. Run again"):
+        handed_over(run)
+    thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectClient, run: Run) -> None:
+    plans = [plan(*stored(run), seed=seed) for seed in range(3)]
+    known = {each.id for each in trainings(client)}
+
+    def started() -> dict[str, FlowRun]:
+        found = [each for each in trainings(client) if each.id not in known]
+        children = {str(each.name): each for each in found}
+        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
+        assert len(found) == len(children), "none is started twice"
+        return children
+
+    with submit_all(plans, run):
+        children = started()
+        client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
+        client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
+        assert train_on_pool(plans[0], "gpu", run)
+        with pytest.raises(DispatchError, match="failed: no memory"):
+            train_on_pool(plans[1], "gpu", run)
+    assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
+    assert not run.submitted
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_failure_for_want_of_an_artifact_names_the_artifact(client: SyncPrefectClient, run: Run) -> None:
+    lost = Artifact(sha256="0" * 64, size=1, media_type="x")
+    thread = meanwhile(client, Failed(message="an artifact is missing"))
+    with pytest.raises(ArtifactError) as caught:
+        train_on_pool(plan(lost, lost), "gpu", run)
+    assert caught.value.sha256 == lost.sha256
+    thread.join()
+
+
+@pytest.mark.usefixtures("ready")
+def test_one_that_takes_too_long_is_cancelled(
+    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRAIN_LONGEST_TRAINING", "1")
+    with pytest.raises(DispatchError, match="was ended: it was not done after 1 s"):
+        handed_over(run)
+    assert cast(Any, last_run(client).state).name == "Cancelled"
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_that_is_away_for_a_while_costs_nothing(
+    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = work_pool._state
+    failures = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
+
+    def away(*arguments: Any) -> State[Any]:
+        for error in failures:
+            raise error
+        return read(*arguments)
+
+    monkeypatch.setattr(work_pool, "_state", away)
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    thread.join()
+    assert caplog.text.count("the Prefect server is away, the training goes on") == 1
+
+    monkeypatch.setattr(work_pool, "SERVER_AWAY", 0.0)
+    failures = iter([httpx.ConnectError("refused")])
+    with pytest.raises(httpx.ConnectError):
+        handed_over(run)
+    assert cast(Any, last_run(client).state).name == "Cancelled"
+
+
+def test_only_a_crash_is_worth_another_try() -> None:
+    crash: Callable[[BaseException], bool] = lambda error: work_pool.is_crash(None, None, Failed(data=error))  # noqa: E731
+    assert crash(TrainingCrashed("what", "why", "next"))
+    assert not crash(DispatchError("what", "why", "next"))
+    assert not crash(ValueError("a defect"))

@@ -1,0 +1,695 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import ChampionMoved, RegistryError, StoreError
+from tasks.registry import Registry
+from tasks.registry.documents import Pointer, encode, now
+from tasks.storage import ObjectStore, open_store
+from tasks.storage.local import LocalStore
+from tasks.storage.objects import Entry, Stored
+from tasks.storage.probe import Capabilities
+
+FIRST = {"model.keras": b"first model", "report.html": b"<p>first</p>"}
+SECOND = {"model.keras": b"second model", "report.html": b"<p>second</p>"}
+FACTS = {"metrics": {"accuracy": 0.98}}
+
+POINTER = Capabilities(create="enforced", swap="enforced", decides="pointer")
+HISTORY = Capabilities(create="ignored", swap="refused", decides="history")
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+@pytest.fixture(params=[POINTER, HISTORY], ids=["pointer", "history"])
+def capabilities(request: pytest.FixtureRequest) -> Capabilities:
+    """Every test that takes this runs under both ways of deciding."""
+    return cast(Capabilities, request.param)
+
+
+@pytest.fixture
+def registry(store: ObjectStore, capabilities: Capabilities) -> Registry:
+    return Registry(store, "mnist", capabilities)
+
+
+def snapshot(store: ObjectStore) -> dict[str, bytes]:
+    return {entry.key: store.get(entry.key).data for entry in store.list("")}
+
+
+def crowned(registry: Registry) -> int | None:
+    pointer = registry.champion()
+    return pointer.version if pointer else None
+
+
+def test_before_the_first_publish_there_is_nothing(registry: Registry) -> None:
+    assert registry.champion() is None
+    assert registry.versions() == []
+    with pytest.raises(RegistryError, match="no such version"):
+        registry.manifest(1)
+
+
+def test_versions_are_consecutive_and_the_last_one_is_the_champion(registry: Registry) -> None:
+    first, second = registry.publish(FIRST, FACTS, "first"), registry.publish(SECOND, FACTS, "second")
+    assert (first.version, first.new, first.champion) == (1, True, 1)
+    assert (second.version, second.new, second.champion) == (2, True, 2)
+    assert registry.versions() == [1, 2]
+    pointer = registry.champion()
+    assert pointer
+    assert (pointer.version, pointer.generation, pointer.previous, pointer.reason) == (2, 2, 1, "second")
+    assert registry.read(1, "model.keras") == b"first model"
+    assert registry.manifest(2).facts == FACTS
+
+
+def test_publishing_the_same_again_changes_nothing(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    before = snapshot(store)
+    again = registry.publish(FIRST, FACTS, "again")
+    assert (again.version, again.new) == (1, False)
+    assert snapshot(store) == before
+
+
+def test_publishing_a_former_champion_again_does_not_bring_it_back(registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    registry.publish(SECOND, FACTS, "second")
+    again = registry.publish(FIRST, FACTS, "again")
+    assert (again.version, again.new, again.champion) == (1, False, 2)
+    assert crowned(registry) == 2
+    assert len(registry.history()) == 2
+
+
+def test_models_of_other_names_do_not_meet(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    assert Registry(store, "digits").publish(SECOND, FACTS, "first").version == 1
+
+
+def test_the_history_holds_every_pointer_there_was(store: ObjectStore, registry: Registry) -> None:
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    first, second = [entry.key for entry in store.list("models/mnist/history/")]
+    assert "/00000001-v1-" in first
+    assert "/00000002-v2-" in second
+    assert store.get(second).data == store.get("models/mnist/champion.json").data
+    assert [pointer.version for pointer in registry.history()] == [1, 2]
+    assert registry.history()[-1] == registry.champion()
+
+
+def test_a_file_that_was_never_published_is_an_error(registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    with pytest.raises(RegistryError, match=r"cannot read other\.txt"):
+        registry.read(1, "other.txt")
+
+
+def test_an_answer_altered_on_the_way_is_asked_for_again(store: ObjectStore) -> None:
+    registry = Registry(Garbling(store), "mnist", POINTER)
+    registry.publish(FIRST, FACTS, "first")
+    assert registry.read(1, "model.keras") == b"first model"
+
+
+class Killed(BaseException):
+    """The process would be gone here."""
+
+
+class Mortal:
+    """A store whose writer dies after so many mutations."""
+
+    def __init__(self, store: ObjectStore, mutations: int) -> None:
+        self._store, self._left, self.url = store, mutations, store.url
+
+    def get(self, key: str) -> Stored:
+        return self._store.get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._store.put(key, data)
+        self._die()
+
+    def put_once(self, key: str, data: bytes) -> None:
+        self._store.put_once(key, data)
+        self._die()
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
+        self._store.compare_and_swap(key, data, etag)
+        self._die()
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        return self._store.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self._store.delete(key)
+        self._die()
+
+    def address(self, key: str) -> str:
+        return self._store.address(key)
+
+    def _die(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+
+
+# A publish makes six: its content's name, two files, manifest, and pointer and history in either order.
+@pytest.mark.parametrize("mutations", range(1, 7))
+def test_a_publish_killed_after_any_write_is_completed_by_the_next(
+    store: ObjectStore, registry: Registry, capabilities: Capabilities, mutations: int
+) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    with pytest.raises(Killed):
+        Registry(Mortal(store, mutations), "mnist", capabilities).publish(SECOND, FACTS, "second")
+    # A reader sees the old champion or the complete new one.
+    champion = registry.champion()
+    assert champion
+    assert champion.version == (2 if mutations >= 5 else 1)
+    assert not registry.verify(champion)
+
+    receipt = registry.publish(SECOND, FACTS, "second")
+    assert (receipt.version, receipt.champion) == (2, 2)
+    assert registry.versions() == [1, 2]
+    assert len(list(store.list("models/mnist/history/"))) == 2
+    assert store.get("models/mnist/champion.json").data == store.get(history(store)[-1]).data
+
+
+def history(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list("models/mnist/history/")]
+
+
+def test_a_publish_takes_no_more_writes_than_were_tried_above(store: ObjectStore, capabilities: Capabilities) -> None:
+    for files in (FIRST, SECOND):
+        assert Registry(Mortal(store, 7), "mnist", capabilities).publish(files, FACTS, "better").new
+
+
+@pytest.mark.parametrize("mutations", [5, 6])
+def test_the_history_misses_nothing_when_another_publish_follows_a_killed_one(
+    store: ObjectStore, registry: Registry, capabilities: Capabilities, mutations: int
+) -> None:
+    with pytest.raises(Killed):
+        Registry(Mortal(store, mutations), "mnist", capabilities).publish(FIRST, FACTS, "first")
+    registry.publish(SECOND, FACTS, "second")
+    assert [pointer.version for pointer in registry.history()] == [1, 2]
+    assert len(history(store)) == 2
+
+
+def test_a_version_that_is_completed_late_is_the_newest_champion(
+    store: ObjectStore, registry: Registry, capabilities: Capabilities
+) -> None:
+    with pytest.raises(Killed):
+        Registry(Mortal(store, 2), "mnist", capabilities).publish(FIRST, FACTS, "first")
+    registry.publish(SECOND, FACTS, "second")
+    late = registry.publish(FIRST, FACTS, "late")
+    assert (late.version, late.new, late.champion) == (1, True, 1)
+    assert [pointer.version for pointer in registry.history()] == [2, 1]
+
+
+def test_a_number_that_another_content_was_about_to_take_is_left_to_it(store: ObjectStore, registry: Registry) -> None:
+    other = "content-" + 64 * "0"
+    store.put(f"models/mnist/versions/1/{other}", b"")
+    store.put("models/mnist/versions/1/model.keras", b"its first file")
+    assert registry.publish(FIRST, FACTS, "first").version == 2
+    assert {entry.key for entry in store.list("models/mnist/versions/1/")} == {
+        f"models/mnist/versions/1/{name}" for name in (other, "model.keras")
+    }
+
+
+class Meeting(LocalStore):
+    """A store where another writer's marker appears beside ours, and is withdrawn after so many looks."""
+
+    def __init__(self, root: Path, other: str, looks: int) -> None:
+        super().__init__(root)
+        self._other, self._looks = f"models/mnist/versions/1/content-{other}", looks
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        if prefix == "models/mnist/versions/1/":
+            self._looks -= 1
+            if self._looks < 0:
+                self.delete(self._other)
+            else:
+                self.put(self._other, b"")
+        return super().list(prefix)
+
+
+@pytest.mark.parametrize(("other", "version"), [(64 * "f", 1), (64 * "0", 2)])
+def test_of_two_that_took_one_number_the_first_by_name_waits_and_the_other_withdraws(
+    tmp_path: Path, other: str, version: int
+) -> None:
+    store = Meeting(tmp_path, other, looks=3)
+    assert Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first").version == version
+    held = [entry.key.rpartition("/")[2] for entry in LocalStore(tmp_path).list(f"models/mnist/versions/{version}/")]
+    assert len([name for name in held if name.startswith("content-")]) == 1
+
+
+def test_a_number_is_given_up_where_the_other_never_withdraws(tmp_path: Path) -> None:
+    store = Meeting(tmp_path, 64 * "f", looks=1000)
+    with patch("tasks.registry.registry.WITHDRAWAL", [0.0, 0.0]):
+        assert Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first").version == 2
+
+
+class Forgetful(LocalStore):
+    """A store whose conditional writes are not atomic: another writer overwrites the pointer right after ours."""
+
+    other: bytes | None = None
+
+    def put_once(self, key: str, data: bytes) -> None:
+        super().put_once(key, data)
+        self._overwrite(key)
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
+        super().compare_and_swap(key, data, etag)
+        self._overwrite(key)
+
+    def _overwrite(self, key: str) -> None:
+        if self.other and key.endswith("champion.json"):
+            super().put(key, self.other)
+            self.other = None
+
+
+def test_a_move_that_another_overwrote_is_made_again(tmp_path: Path) -> None:
+    store = Forgetful(tmp_path)
+    other = Pointer(
+        version=7,
+        identity=64 * "0",
+        publish_id=32 * "0",
+        generation=1,
+        previous=None,
+        moved=now(),
+        reason="another's",
+        decides="pointer",
+    )
+    store.other = encode(other)
+    registry = Registry(store, "mnist", POINTER)
+    receipt = registry.publish(FIRST, FACTS, "first")
+    assert receipt.champion == 1
+    assert [(pointer.generation, pointer.reason) for pointer in registry.history()] == [(1, "another's"), (2, "first")]
+
+
+def test_writers_of_both_kinds_lose_nothing_to_each_other(store: ObjectStore) -> None:
+    kinds = [POINTER, HISTORY, HISTORY, POINTER, POINTER, HISTORY]
+    for number, capabilities in enumerate(kinds):
+        registry = Registry(store, "mnist", capabilities)
+        registry.publish({"model.keras": bytes([number])}, FACTS, str(number))
+        champion = registry.champion()
+        assert champion
+        assert champion.reason == str(number)
+    assert [pointer.version for pointer in Registry(store, "mnist").history()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_rollback_brings_a_former_champion_back_and_is_recorded(registry: Registry) -> None:
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    pointer = registry.rollback(None, "it was bad")
+    assert pointer == registry.champion()
+    assert (pointer.version, pointer.previous, pointer.generation, pointer.reason) == (1, 2, 3, "it was bad")
+    assert [entry.version for entry in registry.history()] == [1, 2, 1]
+    assert registry.publish(SECOND, FACTS, "again").champion == 1
+    assert registry.rollback(2, "it was good after all").version == 2
+
+
+def test_without_a_champion_before_there_is_no_rollback(registry: Registry) -> None:
+    for _ in range(2):
+        with pytest.raises(RegistryError, match="no champion before"):
+            registry.rollback(None, "why not")
+        registry.publish(FIRST, FACTS, "first")
+
+
+def test_no_rollback_leads_to_a_version_that_is_damaged_or_missing(store: ObjectStore, registry: Registry) -> None:
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    store.put("models/mnist/versions/1/report.html", b"altered")
+    with pytest.raises(RegistryError, match=r"versions/1/report\.html: the file was altered"):
+        registry.rollback(1, "why not")
+    with pytest.raises(RegistryError, match="no such version"):
+        registry.rollback(3, "why not")
+    assert crowned(registry) == 2
+
+
+def test_a_damaged_pointer_stops_a_publish_and_is_replaced_by_a_rollback(store: ObjectStore) -> None:
+    registry = Registry(store, "mnist", POINTER)
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    store.put("models/mnist/champion.json", b"{")
+    with pytest.raises(RegistryError, match=r"champion\.json"):
+        registry.publish({"model.keras": b"third"}, FACTS, "third")
+    assert registry.rollback(2, "the pointer was damaged").generation == 3
+    assert crowned(registry) == 2
+
+
+def test_where_the_history_decides_a_damaged_pointer_is_repaired(store: ObjectStore) -> None:
+    registry = Registry(store, "mnist", HISTORY)
+    registry.publish(FIRST, FACTS, "first")
+    store.put("models/mnist/champion.json", b"{")
+    registry.publish(SECOND, FACTS, "second")
+    assert crowned(registry) == 2
+
+
+@pytest.mark.parametrize("name", [*FIRST, "manifest.json"])
+def test_publishing_again_mends_what_was_damaged_since(store: ObjectStore, registry: Registry, name: str) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    store.put(f"models/mnist/versions/1/{name}", b"altered")
+    assert registry.verify(1)
+    assert not registry.publish(FIRST, FACTS, "again").new
+    assert not registry.verify(1)
+    assert len(registry.history()) == 1
+
+
+def test_verify_names_every_bad_file(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    store.delete("models/mnist/versions/1/model.keras")
+    store.put("models/mnist/versions/1/report.html", b"<p>other</p>")
+    missing, altered = registry.verify(1)
+    assert "model.keras: the file is missing" in str(missing)
+    assert "report.html: the file was altered" in str(altered)
+
+
+class Counting(Mortal):
+    """A store that counts what it is asked."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+        self.requests = 0
+
+    def get(self, key: str) -> Stored:
+        self.requests += 1
+        return super().get(key)
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        self.requests += 1
+        return super().list(prefix)
+
+    def _die(self) -> None:
+        self.requests += 1
+
+
+class Garbling(Mortal):
+    """A store whose every second answer is altered on the way."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+        self._reads = 0
+
+    def get(self, key: str) -> Stored:
+        stored = super().get(key)
+        self._reads += 1
+        return stored if self._reads % 2 == 0 or "json" in key else Stored(stored.data[::-1] + b"X", stored.etag)
+
+
+class Losing(Mortal):
+    """A store that returns other bytes than were written."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._store.put(key, data[:-1])
+
+
+def test_a_store_that_loses_bytes_is_found_out_before_anything_is_published(store: ObjectStore) -> None:
+    with pytest.raises(StoreError, match="it came back altered"):
+        Registry(Losing(store), "mnist", POINTER).publish(FIRST, FACTS, "first")
+    assert Registry(store, "mnist").champion() is None
+    assert Registry(store, "mnist").versions() == []
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """A store with a former champion and a champion."""
+    store = LocalStore(tmp_path_factory.mktemp("store"))
+    for files in (FIRST, SECOND):
+        Registry(store, "mnist", POINTER).publish(files, {"accuracy": 0.98, "name": "modèle"}, "better")
+    return store
+
+
+PUBLISHED = [f"versions/{version}/{name}" for version in (1, 2) for name in (*FIRST, "manifest.json")]
+
+
+@given(name=st.sampled_from([*PUBLISHED, "champion.json"]), data=st.data())
+def test_any_one_byte_changed_in_what_is_published_is_refused(
+    published: LocalStore, name: str, data: st.DataObject
+) -> None:
+    path = published.path(f"models/mnist/{name}")
+    before = path.read_bytes()
+    changed = bytearray(before)
+    changed[data.draw(st.integers(0, len(before) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    try:
+        with pytest.raises(RegistryError, match=name):
+            _read_all(Registry(published, "mnist"))
+    finally:
+        path.write_bytes(before)
+
+
+def _read_all(registry: Registry) -> None:
+    assert registry.champion()
+    for version in registry.versions():
+        for file in registry.manifest(version).files:
+            registry.read(version, file.path)
+
+
+def test_a_manifest_put_in_anothers_place_is_refused(store: ObjectStore, registry: Registry) -> None:
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    store.put("models/mnist/versions/2/manifest.json", store.get("models/mnist/versions/1/manifest.json").data)
+    with pytest.raises(RegistryError, match=r"2/manifest\.json: the file is another version's"):
+        registry.manifest(2)
+
+
+def test_a_champion_of_other_content_than_the_pointer_names_is_refused(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    pointer = registry.champion()
+    assert pointer
+    for key in [entry.key for entry in store.list("models/mnist/versions/")]:
+        store.delete(key)
+    registry.publish(SECOND, FACTS, "second")
+    with pytest.raises(RegistryError, match=r"1/manifest\.json: the file is another version's"):
+        registry.manifest(pointer)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "content-" + 64 * "0"])
+def test_a_file_with_a_name_of_the_registrys_own_is_refused(registry: Registry, name: str) -> None:
+    with pytest.raises(ValueError, match="reserved"):
+        registry.publish({name: b""}, FACTS, "first")
+    assert registry.versions() == []
+
+
+def test_a_publish_takes_as_many_requests_whatever_was_published_before(
+    bucket: str, capabilities: Capabilities
+) -> None:
+    store = open_store(bucket)
+    counts = []
+    for number in range(5):
+        counting = Counting(store)
+        Registry(counting, "mnist", capabilities).publish({"model.keras": bytes([number])}, FACTS, "better")
+        counts.append(counting.requests)
+    assert len(set(counts[1:])) == 1, counts
+    assert max(counts) <= {"pointer": 14, "history": 18}[capabilities.decides]
+
+
+def test_a_damaged_pointer_is_an_error_not_an_empty_registry(tmp_path: Path) -> None:
+    registry = Registry(store := LocalStore(tmp_path), "mnist", POINTER)
+    registry.publish(FIRST, FACTS, "first")
+    store.path("models/mnist/champion.json").write_bytes(b"{")
+    with pytest.raises(RegistryError, match=r"champion\.json"):
+        registry.champion()
+
+
+def test_a_publish_follows_the_champion_that_it_was_judged_against(registry: Registry) -> None:
+    assert registry.publish(FIRST, FACTS, "first", after=None).champion == 1
+    pointer = registry.champion()
+    assert pointer
+    assert registry.publish(SECOND, FACTS, "second", after=pointer.publish_id).champion == 2
+    assert [entry.version for entry in registry.history()] == [1, 2]
+
+
+@pytest.mark.parametrize("after", [None, 32 * "0"])
+def test_a_publish_after_another_champion_is_turned_down_and_leaves_no_trace(
+    store: ObjectStore, registry: Registry, after: str | None
+) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    before = snapshot(store)
+    with pytest.raises(ChampionMoved, match="version 1 is by now"):
+        registry.publish(SECOND, FACTS, "second", after=after)
+    assert snapshot(store) == before
+    with pytest.raises(ChampionMoved, match="there is none by now"):
+        Registry(store, "digits", POINTER).publish(SECOND, FACTS, "second", after=32 * "0")
+
+
+class Overtaken(Mortal):
+    """A store in which another writer publishes just after an object was put whose key holds a word."""
+
+    def __init__(self, store: ObjectStore, capabilities: Capabilities, word: str) -> None:
+        super().__init__(store, -1)
+        self._other, self._word, self._met = Registry(store, "mnist", capabilities), word, False
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        if self._word in key and not self._met:
+            self._met = True
+            self._other.publish({"model.keras": b"the other's"}, FACTS, "the other's")
+
+
+@pytest.mark.parametrize("word", ["content-", "report.html", "manifest.json"])
+def test_a_publish_that_is_overtaken_on_the_way_shows_no_version(
+    store: ObjectStore, capabilities: Capabilities, word: str
+) -> None:
+    registry = Registry(store, "mnist", capabilities)
+    registry.publish(FIRST, FACTS, "first")
+    champion = registry.champion()
+    assert champion
+    overtaken = Registry(Overtaken(store, capabilities, word), "mnist", capabilities)
+    with pytest.raises(ChampionMoved):
+        overtaken.publish(SECOND, FACTS, "second", after=champion.publish_id)
+    assert [entry.reason for entry in registry.history()] == ["first", "the other's"]
+    assert len(registry.versions()) == 2
+    assert not registry.verify_champion()
+    now_ = registry.champion()
+    assert now_
+    again = registry.publish(SECOND, FACTS, "second", after=now_.publish_id)
+    assert (again.new, again.champion) == (True, again.version)
+    assert not registry.verify(again.version)
+
+
+@pytest.mark.parametrize("after", [None, "champion"])
+def test_of_many_that_follow_one_champion_one_does(tmp_path: Path, capabilities: Capabilities, after: str) -> None:
+    store = LocalStore(tmp_path)
+    first = Registry(store, "mnist", capabilities)
+    if after:
+        first.publish(FIRST, FACTS, "first")
+    champion = first.champion()
+
+    def publish(number: int) -> int | None:
+        registry = Registry(LocalStore(tmp_path), "mnist", capabilities)
+        try:
+            files = {"model.keras": bytes([number])}
+            return registry.publish(files, FACTS, "next", after=champion.publish_id if champion else None).version
+        except ChampionMoved:
+            return None
+
+    with ThreadPoolExecutor(6) as threads:
+        winners = [version for version in threads.map(publish, range(6)) if version]
+    assert [entry.version for entry in first.history() if entry.reason == "next"] == winners
+    assert len(winners) == 1
+    assert crowned(first) == winners[0]
+    assert first.versions() == sorted({*winners, *([1] if after else [])})
+    assert not first.verify_champion()
+
+
+class Crowded(LocalStore):
+    """A store where another's entry appears in the history beside ours, and is withdrawn after so many looks."""
+
+    def __init__(self, root: Path, version: int, looks: int) -> None:
+        super().__init__(root)
+        self._looks = looks
+        self._pointer = Pointer(
+            version=version,
+            identity=64 * "0",
+            publish_id=32 * "0",
+            generation=1,
+            previous=None,
+            moved=now(),
+            reason="the other's",
+            decides="history",
+        )
+        self._other = f"models/mnist/history/{self._pointer.entry}"
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        if "history/" in key:
+            super().put(self._other, encode(self._pointer))
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        if prefix == "models/mnist/history/" and any(super().list(self._other)):
+            self._looks -= 1
+            if self._looks < 0:
+                self.delete(self._other)
+        return super().list(prefix)
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    with patch("tasks.registry.champion.WITHDRAWAL", [0.0] * 6):
+        yield
+
+
+def test_where_the_history_decides_the_higher_of_two_withdraws(tmp_path: Path) -> None:
+    store = Crowded(tmp_path, 1, looks=1000)
+    store.put("models/mnist/versions/1/content-" + 64 * "0", b"")  # so ours is version 2
+    registry = Registry(store, "mnist", HISTORY)
+    with pytest.raises(ChampionMoved, match="version 1 is by now"):
+        registry.publish(FIRST, FACTS, "first", after=None)
+    assert [entry.reason for entry in registry.history()] == ["the other's"]
+    assert registry.versions() == []
+
+
+def test_where_the_history_decides_the_lower_of_two_waits_for_the_other(tmp_path: Path, impatient: None) -> None:
+    registry = Registry(Crowded(tmp_path, 7, looks=3), "mnist", HISTORY)
+    assert registry.publish(FIRST, FACTS, "first", after=None).champion == 1
+    assert [entry.reason for entry in registry.history()] == ["first"]
+
+
+def test_where_the_history_decides_one_that_stays_was_first(tmp_path: Path, impatient: None) -> None:
+    registry = Registry(Crowded(tmp_path, 7, looks=1000), "mnist", HISTORY)
+    with pytest.raises(ChampionMoved, match="version 7 is by now"):
+        registry.publish(FIRST, FACTS, "first", after=None)
+    assert [entry.reason for entry in registry.history()] == ["the other's"]
+    assert registry.versions() == []
+
+
+def test_a_version_is_pinned_and_unpinned(store: ObjectStore, registry: Registry) -> None:
+    assert registry.pinned() is None
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    for version in (1, 2, 1):
+        assert registry.pin(version, f"why {version}") == registry.pinned()
+    pin = registry.pinned()
+    assert pin
+    assert (pin.version, pin.reason) == (1, "why 1")
+    assert registry.manifest(pin).version == 1
+    assert crowned(registry) == 2
+    registry.unpin()
+    registry.unpin()
+    assert registry.pinned() is None
+
+
+def test_only_a_whole_version_is_pinned(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    with pytest.raises(RegistryError, match="no such version"):
+        registry.pin(2, "why")
+    store.put("models/mnist/versions/1/model.keras", b"altered")
+    with pytest.raises(RegistryError, match="was altered"):
+        registry.pin(1, "why")
+    assert registry.pinned() is None
+
+
+def test_a_damaged_pin_is_an_error_until_it_is_made_anew(store: ObjectStore, registry: Registry) -> None:
+    registry.publish(FIRST, FACTS, "first")
+    registry.pin(1, "why")
+    store.put("models/mnist/reference.json", store.get("models/mnist/reference.json").data.replace(b"why", b"who"))
+    with pytest.raises(RegistryError, match=r"reference\.json: the file was altered"):
+        registry.pinned()
+    registry.pin(1, "again")
+    assert registry.pinned()
+
+
+class Hasty(Mortal):
+    """A store in which somebody else pins between our look and our pin."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store, -1)
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
+        self._store.put(key, b"another")
+        super().compare_and_swap(key, data, etag)
+
+
+def test_two_pins_at_once_are_noticed(store: ObjectStore) -> None:
+    Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first")
+    registry = Registry(Hasty(store), "mnist", POINTER)
+    registry.pin(1, "mine")
+    with pytest.raises(RegistryError, match="another pin was made meanwhile"):
+        registry.pin(1, "mine again")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.report import formatting, markdown
+from tasks.report.figures import pictures
+from tasks.report.html import _gauge
+from tasks.values import Check, Decision
+from tests.tasks.report.examples import example
+
+NUMBERS = st.floats(-1, 1, allow_nan=False) | st.integers(0, 10**6).map(float)
+
+
+def check(value: float, limit: float, name: str = "accuracy") -> Check:
+    margin = value - limit
+    return Check(name=name, value=value, limit=limit, margin=margin, passed=margin >= 0, sentence="so it is")
+
+
+def decision(*checks: Check) -> Decision:
+    verdict = "publish" if all(row.passed for row in checks) else "reject"
+    return Decision(verdict=verdict, accuracy=0.9797, interval=(0.9767, 0.9823), checks=checks)
+
+
+def columns(table: str) -> set[int]:
+    """How many cells the rows of a Markdown table have."""
+    return {line.replace("\\|", "").count("|") - 1 for line in table.splitlines() if line.startswith("|")}
+
+
+def test_numbers_read_as_people_read_them() -> None:
+    assert formatting.gate_rows(decision(check(0.9797, 0.97), check(9, 10))) == [
+        {
+            "check": "accuracy",
+            "value": "0.9797",
+            "needs": "≥ 0.9700",
+            "margin": "+0.0097",
+            "result": "pass",
+            "because": "so it is",
+        },
+        {"check": "accuracy", "value": "9", "needs": "≥ 10", "margin": "−1", "result": "FAIL", "because": "so it is"},
+    ]
+    assert formatting.percent(0.97974) == "97.97 %"
+    assert formatting.interval(decision()) == "97.67 – 98.23 %"
+    assert formatting.accuracy_line(decision()) == "accuracy 0.9797, 95 % interval 0.9767 to 0.9823"
+    assert [formatting.duration(seconds) for seconds in (0.04, 99.9, 130)] == ["0.0 s", "99.9 s", "2.2 min"]
+
+
+def test_a_probability_is_never_rounded_up_to_certainty() -> None:
+    assert [formatting.sureness(value) for value in (0.5, 0.9994, 0.9996, 1.0)] == [
+        "50.0 %",
+        "99.9 %",
+        "> 99.9 %",
+        "> 99.9 %",
+    ]
+
+
+def test_the_headline_names_the_closest_call_among_the_shares() -> None:
+    found = formatting.headline(
+        decision(check(10, 10, "classes"), check(0.98, 0.97, "accuracy"), check(0.95, 0.92, "recall"))
+    )
+    assert found == "Every check holds. The closest call: accuracy is 0.9800 and needs 0.9700."
+    assert formatting.headline(decision(check(10, 10, "classes"))).endswith("classes is 10 and needs 10.")
+
+
+def test_the_headline_names_every_failure() -> None:
+    found = formatting.headline(decision(check(0.9, 0.97, "accuracy"), check(1, 0.5, "fine"), check(9, 10, "classes")))
+    assert found == "Accuracy is 0.9000 and needs 0.9700; classes is 9 and needs 10."
+
+
+@given(NUMBERS, NUMBERS)
+def test_a_gauge_shows_value_and_limit_in_their_order(value: float, limit: float) -> None:
+    found = _gauge(check(value, limit))
+    assert 0 <= found["value"] <= 100
+    assert 0 <= found["limit"] <= 100
+    if abs(value - limit) > 0.01 * max(abs(value), abs(limit), 0.01):
+        assert (found["value"] < found["limit"]) == (value < limit)
+
+
+@given(st.text())
+def test_hostile_text_breaks_no_table(text: str) -> None:
+    row = check(0.9, 0.97).model_copy(update={"sentence": text})
+    found = markdown.table(formatting.gate_rows(decision(row)))
+    assert columns(found) == {6}
+    assert len(found.splitlines()) == 3
+
+
+@given(st.text())
+def test_hostile_text_is_no_markup(text: str) -> None:
+    found = markdown.plain(text)
+    unescaped = found.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
+    assert not set("<[`") & set(unescaped)
+    assert len(found.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_the_run_page_has_the_pictures_inside(validation: bool) -> None:
+    told = example(validation=validation).told
+    drawn = pictures(told)
+    found = markdown.run_page(told, drawn)
+    assert list(drawn) == ["Learning curves", "Confusion matrix"]
+    for title, png in drawn.items():
+        assert png.startswith(b"\x89PNG")
+        assert f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})" in found
+    assert found.index("## Gate") < found.index("![Learning curves]") < found.index("## Classes")
