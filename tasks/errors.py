@@ -1,7 +1,7 @@
 """Every error this project raises on purpose: one tree, one line each.
 
 An error says what failed, why, and what to do next; the command line prints exactly that line. Anything that is
-not a `RetrainError` is a defect and keeps its traceback. Anybody may import this module; it imports nothing.
+not a `RetrainError` is a defect and keeps its traceback. Any module may import this one; it imports nothing.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class TrainingError(RetrainError):
 
 
 class DispatchError(RetrainError):
-    """A training that was handed to another machine ended without a result."""
+    """A training on another machine ended without a result."""
 
 
 class TrainingCrashed(DispatchError):
-    """Its process or its machine died; another try goes on from the last checkpoint."""
+    """Its process or its machine died; another try resumes from the last checkpoint."""
 
 
 class ModelFileError(RetrainError):
@@ -97,7 +97,7 @@ class ModelFileError(RetrainError):
 
 
 class LoadBackError(RetrainError):
-    """A fresh process could not predict with the model file."""
+    """A process of its own could not predict with the model file."""
 
 
 class ExportError(RetrainError):
@@ -109,7 +109,7 @@ class ServerError(RetrainError):
 
 
 class GateRejected(RetrainError):
-    """The gate turned the candidate down; nothing was published. `outcome` tells how the run ended."""
+    """The gate rejected the candidate; nothing was published. `outcome` is the run's outcome."""
 
     exit_code = 3
 

@@ -1,7 +1,7 @@
 """Every setting, its bounds and its default, on one screen.
 
 The same fields are the cards of the Prefect run form, the options of `retrain run`, and `RETRAIN_*` environment
-variables. Anybody may import this module; it imports neither Prefect nor TensorFlow.
+variables. Any module may import this one; it imports neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Settings(Data, Recipe, Gate, BaseSettings):
         return tuple(value.split()) if isinstance(value, str) else value
 
     def cards(self) -> tuple[Data, Recipe, Gate]:
-        """The settings as the flow takes them; a limit that nobody set stays unset."""
+        """The settings as the flow takes them; a field that was not set stays unset."""
         given = self.model_dump(include=self.model_fields_set)
 
         def card(kind: type[T]) -> T:
@@ -117,7 +117,7 @@ class Settings(Data, Recipe, Gate, BaseSettings):
 
 
 def home() -> Path:
-    """Where the project keeps what it can make again, such as copies of artifacts; `RETRAIN_HOME` moves it."""
+    """The folder for what can be computed again, such as copies of artifacts; `RETRAIN_HOME` moves it."""
     return Path(os.environ.get("RETRAIN_HOME") or Path.home() / ".retrain")
 
 

@@ -1,8 +1,8 @@
 """The small frozen values that travel between tasks.
 
-Never an array, a model, a client or a local path: large things are artifacts, named by the SHA-256 of their bytes.
-A value is what a cache key is made of, so it holds nothing that differs between two runs of the same work, except
-where its docstring says so. Anybody may import this module; it imports neither Prefect nor TensorFlow.
+A value never holds an array, a model, a client or a local path: large things are artifacts, named by the SHA-256 of
+their bytes. Cache keys are computed from values, so a value holds nothing that differs between two runs of the same
+work, except where its docstring says so. Any module may import this one; it imports neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Files(Value):
 
 
 class Download(Value):
-    """What `download` brought. `source` names the mirror that served it, so it stays out of later steps' inputs."""
+    """The result of `download`. `source` names the mirror that served it, and is no input of a later step."""
 
     files: Files
     source: str
@@ -64,7 +64,7 @@ class Statistics(Value):
 
 
 class Prepared(Value):
-    """What `preprocess` made: the splits, and the statistics of each by its name."""
+    """The result of `preprocess`: the splits, and the statistics of each by its name."""
 
     dataset: str
     train: Examples
@@ -84,10 +84,10 @@ class Epoch(Value):
 
 
 class DeviceKind(Value):
-    """What of a device changes a training's bits, as far as it is known beforehand.
+    """The properties of a device that change the bits of a trained model, as far as they are known beforehand.
 
-    `arithmetic` names the code paths that a CPU's float32 takes; of a GPU, whose model only its worker knows, the
-    backend alone.
+    `arithmetic` names the code paths of float32 on a CPU. Only the worker knows the model of a GPU, so for a GPU it is
+    the backend alone.
     """
 
     kind: Literal["cpu", "gpu"]
@@ -95,13 +95,13 @@ class DeviceKind(Value):
 
 
 class Device(DeviceKind):
-    """Where training ran; `name` is the vendor's."""
+    """The device that a training ran on; `name` is the vendor's."""
 
     name: str
 
 
 class Trained(Value):
-    """What `train` made. Seconds and `finished` differ between runs, so only `model` goes into later steps."""
+    """The result of `train`. Seconds and `finished` differ between runs, so only `model` is an input of later steps."""
 
     model: Artifact
     weights_digest: Sha256
@@ -122,7 +122,7 @@ class ClassScore(Value):
 
 
 class Evaluation(Value):
-    """What `evaluate` measured on the test set.
+    """The result of `evaluate` on the test set.
 
     `predictions` is an .npz with `probabilities` float32 (n, classes), `predicted` uint8 (n,) and `labels` uint8 (n,);
     `confusion[truth][guess]` counts images; `loss` is the mean categorical cross-entropy in nats.
@@ -145,7 +145,7 @@ class SeedScore(Value):
 
 
 class Spread(Value):
-    """How the accuracy differs between seeds; `judged` is the seed whose model stands for them."""
+    """How the accuracy differs between seeds; `judged` is the seed whose model is the candidate."""
 
     scores: tuple[SeedScore, ...]
     judged: int
@@ -156,10 +156,10 @@ class Spread(Value):
 
 
 class LoadBack(Value):
-    """What a fresh process predicts with the model file, against what was evaluated.
+    """Predictions of the model file in a process of its own, compared with the evaluated ones.
 
-    `same` of `images` test images agree; `largest_difference` is that of any probability; `failure` says why there is
-    nothing to compare.
+    `same` of `images` test images agree. `largest_difference` is the largest of any probability. `failure` tells why
+    there is nothing to compare, "" where there is something.
     """
 
     images: int = 0
@@ -169,7 +169,7 @@ class LoadBack(Value):
 
 
 class Export(Value):
-    """model.onnx, which onnxruntime was seen to predict the same with, or why it is left out."""
+    """model.onnx, with which onnxruntime predicts the same, or the reason why it is left out."""
 
     file: Artifact | None = None
     largest_difference: float = 0.0
@@ -177,9 +177,9 @@ class Export(Value):
 
 
 class Check(Value):
-    """One row of the gate: passes when `value` is not below `limit`; `margin` is what was left.
+    """One row of the gate: passes when `value` is not below `limit`; `margin` is their difference.
 
-    Of a `loss` both are negated, so that more is better in every row; a person is shown them as losses.
+    For a `loss` both are negated, so that more is better in every row; reports show them as losses.
     """
 
     name: str
@@ -192,17 +192,17 @@ class Check(Value):
 
 
 class Override(Value):
-    """Who had a model published though the gate rejected it, and why."""
+    """Who published a model that the gate rejected, and why."""
 
     reason: str
     by: str
 
 
 class Decision(Value):
-    """What the gate said, row by row.
+    """The decision of the gate, row by row.
 
-    The verdict is "no change" for weights that are published already. `remark` says what no row can; `override` is
-    there only where a model is published that the rows reject.
+    The verdict is "no change" for weights that are published already. `remark` says what no row can. `override` is set
+    only where a model is published that the rows reject.
     """
 
     verdict: Literal["publish", "reject", "no change"]
@@ -228,7 +228,7 @@ class Provenance(Value):
 
 
 class Reports(Value):
-    """The rendered report: report.html, report.md, report.json, and what the run's page shows (with pictures)."""
+    """The rendered report: report.html, report.md, report.json, and the Markdown with pictures for the run's page."""
 
     html: Artifact
     markdown: Artifact
@@ -237,10 +237,10 @@ class Reports(Value):
 
 
 class Receipt(Value):
-    """What `publish` did.
+    """A published version.
 
-    `new` is false where this model was published before; `champion` is the current one; `decides` tells what the store
-    lets a publish rely on: the pointer, moved by compare-and-swap, or the newest entry of the history.
+    `new` is false where this model was published before. `champion` is the current champion's number. `decides` is what
+    makes a version the champion in this store: the pointer, moved by compare-and-swap, or the newest history entry.
     """
 
     model: str
@@ -252,7 +252,7 @@ class Receipt(Value):
 
 
 class Published(Value):
-    """What came of a publish: None where the champion changed meanwhile, and the candidate has to be judged again."""
+    """The result of `publish`: no receipt where the champion changed meanwhile; the candidate is then judged again."""
 
     receipt: Receipt | None
 
@@ -260,7 +260,7 @@ class Published(Value):
 class StepRun(Value):
     """How one step of a run went.
 
-    `seconds` is what it took now; `computed` what it took where it was computed, None for a step that is not cached.
+    `seconds` is its time in this run; `computed` its time where it was computed, None for a step that is not cached.
     """
 
     name: str
@@ -271,7 +271,7 @@ class StepRun(Value):
 
 
 class Record(Value):
-    """Where a run's decision and report lie."""
+    """The address of a run's report."""
 
     report: str
 
