@@ -1,7 +1,6 @@
-"""What a Prefect server needs to run the job: work pools, deployments, and who notices that a machine is gone.
+"""What a Prefect server needs to run the job: work pools, deployments, and the automation that finds dead runs.
 
-`apply` can be called as often as one likes: it changes what is there and adds nothing twice. Called by `retrain deploy`
-and `retrain up`; imports Prefect.
+`apply` is idempotent. Called by `retrain deploy` and `retrain up`; imports Prefect, and no steps.
 """
 
 from __future__ import annotations
@@ -26,22 +25,23 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 
 POOLS = ("cpu", "gpu")
 
+# The name on the server, by which an update finds it: do not change it.
 AUTOMATION = "retrain: a run whose machine is gone"
 
-# Six heartbeats in a row: see prefect.yaml for their frequency. With fewer than three, healthy runs were declared dead.
-SILENCE = timedelta(seconds=180)
+# Six missed heartbeats; prefect.yaml has their interval. With fewer than three, healthy runs were declared Crashed.
+HEARTBEAT_TIMEOUT = timedelta(seconds=180)
 
 
 def apply(store: str, device: DeviceChoice, notify: str = "") -> None:
-    """Bring the server that `PREFECT_API_URL` names to what the job needs.
+    """Create or update pools, deployments and automations on the server that `PREFECT_API_URL` names.
 
     Args:
-        store: Where the deployments keep everything.
-        device: What the machines of the work pool gpu train on; auto is a GPU.
-        notify: The notification block that is told of runs that published nothing.
+        store: The address of the store of all deployments.
+        device: What the machines of the work pool gpu train on; auto means a GPU.
+        notify: The notification block that reports runs that published nothing; empty: only the log.
 
     Raises:
-        ServerError: The deployments cannot be made.
+        ServerError: `prefect deploy` failed.
     """
     create_pools()
     deploy(store, device, notify)
@@ -49,7 +49,7 @@ def apply(store: str, device: DeviceChoice, notify: str = "") -> None:
 
 
 def create_pools() -> None:
-    """The work pools, for process workers; one that is there already, of whatever type, is left as it is."""
+    """Create the work pools, for process workers; leave an existing pool of any type as it is."""
     with get_client(sync_client=True) as client:
         for name in POOLS:
             try:
@@ -59,25 +59,28 @@ def create_pools() -> None:
 
 
 def deploy(store: str, device: DeviceChoice, notify: str = "") -> None:
-    """What `prefect deploy --all` makes of prefect.yaml."""
-    read = {
+    """Run `prefect deploy --all` on prefect.yaml. Raises ServerError if it fails."""
+    variables = {
         "RETRAIN_STORE": store,
         "RETRAIN_DEVICE": "cpu" if device == "cpu" else "gpu",
         "RETRAIN_NOTIFY": notify,
     }
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
-    done = subprocess.run(command, env={**os.environ, **read}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["it says nothing"]
-        raise ServerError("cannot make the deployments", lines[-1], f"For all it says: {' '.join(command[1:])}")
+    result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines() or ["it printed nothing"]
+        raise ServerError(
+            "cannot make the deployments", lines[-1], f"For its whole output: python {' '.join(command[1:])}"
+        )
 
 
-def watch_heartbeats(silence: timedelta = SILENCE) -> None:
-    """Declare a run Crashed that has been silent for so long: its process and its machine can no longer say so.
+def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
+    """Create the automation that declares a run Crashed if no event of it arrives within the timeout.
 
-    Prefect leaves it Running for ever. Any event of the run counts as a sign of life, and its last one as its end.
+    Without it, Prefect leaves a run Running for ever if its process and machine are gone. Each event of a run restarts
+    its timeout.
     """
-    wanted = AutomationCore(
+    automation = AutomationCore(
         name=AUTOMATION,
         description="A run that sends no heartbeat any more is Crashed; a training is then tried again.",
         trigger=EventTrigger(
@@ -88,27 +91,27 @@ def watch_heartbeats(silence: timedelta = SILENCE) -> None:
             expect={"prefect.flow-run.*"},
             posture=Posture.Proactive,
             threshold=1,
-            within=silence,
+            within=timeout,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_message(silence))],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_message(timeout))],
     )
     with get_client(sync_client=True) as client:
-        _upsert(client, wanted)
+        _upsert(client, automation)
 
 
-def _message(silence: timedelta) -> str:
-    return f"no sign of life for {silence.total_seconds():.0f} s: its process or its machine is gone"
+def _message(timeout: timedelta) -> str:
+    return f"no sign of life for {timeout.total_seconds():.0f} s: its process or its machine is gone"
 
 
-def _upsert(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """`prefect automation create` would add another one each time."""
-    first, *more = [*client.read_automations_by_name(wanted.name), None]
-    if first is None:
-        client.create_automation(wanted)
+def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
+    """Create or update the automation of this name, and delete duplicates: the server allows equal names."""
+    existing = client.read_automations_by_name(automation.name)
+    if not existing:
+        client.create_automation(automation)
         return
-    # An update forgets which runs were heard last, so one that changes nothing is left out.
-    if AutomationCore.model_validate(first.model_dump()) != wanted:
-        client.update_automation(first.id, wanted)
-    for extra in more:
-        if extra:
-            client.delete_automation(extra.id)
+    first, *duplicates = existing
+    # An update makes the server forget the last event of each run, so skip one that changes nothing.
+    if AutomationCore.model_validate(first.model_dump()) != automation:
+        client.update_automation(first.id, automation)
+    for duplicate in duplicates:
+        client.delete_automation(duplicate.id)

@@ -1,7 +1,7 @@
 """The job: download → preprocess → train → evaluate → load back → export → judge → report → record → publish.
 
-Each line below is a step. A cached one runs if its inputs or its code changed, and is reused otherwise, on any machine
-that opens the same store. Run it with `retrain run`, from the Prefect interface, or as a scheduled deployment.
+The result of a step is reused unless its inputs or its code changed, on any machine that opens the same store. Started
+by `retrain run`, from the Prefect interface, or by a schedule.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def retrain(
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
         train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
         seeds: How many seeds to train, from the recipe's on; the median model by accuracy is judged.
-        store: Where results, models and reports are kept: s3://bucket/prefix, file:///folder or a path.
-        refresh: Steps to compute anew instead of reusing their cached results.
+        store: Where results, models and reports are stored: s3://bucket/prefix, file:///folder or a path.
+        refresh: Steps to compute again instead of reusing their cached results.
         force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
-    capabilities = check(run.store)  # a store that cannot be written should not cost a training first
+    capabilities = check(run.store)  # before any work, so that a store that cannot be written does not cost a training
     kind = resolve(device, train_on)
     recipe, gate = defaults_for(data.dataset, recipe, gate)
 

@@ -1,6 +1,6 @@
-"""Several trainings that differ in nothing but the seed, and the candidate that stands for them.
+"""Trains with several seeds and selects the candidate for the gate: the median model by accuracy.
 
-Each seed is a cached training of its own: raising their number reuses those that are there. Called by the flow.
+Each seed is a cached training of its own, so a run with more seeds reuses those that exist. Called by the flow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG = logging.getLogger("retrain.seeds")
 
 
 class Training(NamedTuple):
-    """A recipe with its own seed, and what came of it."""
+    """A recipe with its own seed, and the trained model."""
 
     recipe: Recipe
     trained: Trained
@@ -35,7 +35,11 @@ class Training(NamedTuple):
 def train_seeds(
     prepared: Prepared, recipe: Recipe, seeds: int, device: DeviceKind, train_on: TrainOn, run: Run
 ) -> list[Training]:
-    """Train with the recipe's seed and those that follow: here one after the other, on a work pool all at once."""
+    """Train with the recipe's seed and those after it: one by one on this machine, all at once on a work pool.
+
+    Raises:
+        TrainingError, DispatchError: A training failed; the others on the work pool are cancelled.
+    """
     recipes = [recipe.model_copy(update={"seed": (recipe.seed + number) % 2**32}) for number in range(seeds)]
     plans = [
         TrainingPlan(examples=prepared.train, validation=prepared.validation, recipe=each, device=device)
@@ -45,14 +49,14 @@ def train_seeds(
         plan for plan in plans if "train" in run.refresh or not is_cached(run.store, train.key(plan, "here", run))
     ]
     if missing and train_on == "here":
-        isolated.preload()  # it imports TensorFlow while this process does
+        isolated.preload()  # the subprocess of load_back imports TensorFlow while this process does
     at_once = missing if train_on == "gpu" and seeds > 1 else []
     with submit_all(at_once, run) if at_once else nullcontext():
         return [Training(plan.recipe, train(plan, train_on, run)) for plan in plans]
 
 
 def evaluate_median(trainings: Sequence[Training], prepared: Prepared, run: Run) -> Candidate:
-    """Evaluate every training; the candidate is the median one by accuracy."""
+    """Evaluate every training; the candidate is the median one by accuracy, with the spread of several."""
     evaluations = [evaluate(each.trained.model, prepared.test, run) for each in trainings]
     scores = [
         SeedScore(seed=each.recipe.seed, accuracy=evaluation.accuracy)

@@ -1,8 +1,8 @@
-"""The final state of a run of the job, and the outcome that it carries. Called by the flow.
+"""The final state of a run of the job, with its outcome as data. Called by the flow.
 
-Published   a new version is the champion
-Unchanged   a version with these weights was there already
-Rejected    the gate failed: neither Completed nor taken for a crash
+Published   Completed: a new version is the champion
+Unchanged   Completed: a version with these weights exists already
+Rejected    Failed: the gate rejected the model; its name tells it from an error
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) 
 
 
 def nothing_published(decision: Decision, baselines: Baselines, recorded: Record, run: Run) -> State[Outcome]:
-    """Unchanged for weights that are published already; Rejected for a model that failed the gate."""
+    """Completed as Unchanged for weights that are published already; Failed as Rejected if the gate rejects."""
     if decision.verdict == "no change" and baselines.same:
         return published(decision, baselines.same, recorded, run)
     outcome = _outcome("rejected", decision, None, recorded, run)

@@ -1,7 +1,7 @@
-"""One training, for a run that waits for it elsewhere: the deployment `train/gpu`, on the work pool `gpu`.
+"""One training for a run that waits for it elsewhere: the deployment `train/gpu`, on the work pool `gpu`.
 
-What it makes is kept in the store under the key that the other run looks it up by; it returns nothing. Started by
-`tasks.learning.work_pool`. A machine that cannot train as asked says so within seconds.
+The result goes to the store, under the cache key by which the waiting run reads it; the flow returns no data. Started
+by `tasks.learning.work_pool`. On a machine without the expected device it fails within seconds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ LOG = logging.getLogger("retrain.train")
 
 @flow(name="train")
 def train_here(plan: TrainingPlan, store: str, refresh: bool = False) -> State[Any]:
-    """Train for a run that waits elsewhere.
+    """Train for a run that waits elsewhere. Fails with the message of the error, which the waiting run shows.
 
     Args:
         plan: The images as artifacts of the store, the recipe, and the kind of device that the waiting run expects.
-        store: Where the artifacts are, and where the result is kept.
-        refresh: Train anew even if the result is kept already.
+        store: Where the artifacts are and the result is stored.
+        refresh: Train again even if the result is stored already.
     """
     try:
         require(plan.device)

@@ -1,4 +1,4 @@
-"""The download step: bring the four IDX files of a data set into the store. `tasks.data.mirrors` fetches them."""
+"""The download step: the four IDX files of a data set, verified, as artifacts of the store. Called by the flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ LOG = logging.getLogger("retrain.download")
 
 @step(packages=["numpy", "scikit-learn"], not_in_key=["mirror"], timeout_seconds=3600)
 def download(dataset: str, mirror: tuple[str, ...], run: Run) -> Download:
-    """Bring the four IDX files into the store. Which mirror has them is no part of the key: their content is pinned."""
+    """Fetch the four IDX files into the store. Their content is pinned, so the mirror is not part of the key.
+
+    Raises:
+        MirrorsUnreachable: No mirror answered.
+        DownloadError: No mirror delivered the right bytes.
+    """
     spec = DATASETS[dataset]
     with Progress("download", f"Bytes of {spec.name}") as progress:
         fetched = fetch(spec, mirror, lambda name, done, total: progress.show(done / total if total else 0, name))

@@ -1,6 +1,6 @@
-"""The export step: the trained network as model.onnx, published beside model.keras only where it predicts the same.
+"""The export step: writes model.onnx, to be published beside model.keras only if it predicts the same.
 
-onnxruntime predicts every test image with it. Needs the extra `onnx`; without it nothing is exported.
+onnxruntime predicts every test image with it. Needs the extra `onnx`, otherwise exports nothing. Called by the flow.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from tasks.values import Artifact, Examples, Export
 
 LOG = logging.getLogger("retrain.export")
 
-# How far a probability may be from the evaluated one; no image's class may differ.
+# Largest allowed difference to an evaluated probability. The class of an image may never differ.
 TOLERANCE = 1e-4
 
 
 def compare(predicted: Probabilities, evaluated: Probabilities) -> float:
-    """The largest difference of any probability; both are float32 (n, classes).
+    """The largest difference of any probability; both arrays are float32 (n, classes).
 
-    Raises ExportError where it exceeds the tolerance, any image's class differs, or there is nothing to compare.
+    Raises:
+        ExportError: It exceeds the tolerance, the class of an image differs, or there is no image.
     """
     if predicted.shape != evaluated.shape:
         raise left_out(f"it predicts {predicted.shape} instead of {evaluated.shape}")
@@ -38,7 +39,11 @@ def compare(predicted: Probabilities, evaluated: Probabilities) -> float:
 
 @step(packages=["keras", "numpy", *PACKAGES, "tensorflow"])
 def export(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> Export:
-    """Export the model file, and compare what onnxruntime predicts with the evaluated predictions."""
+    """Convert the model file to ONNX, and compare the predictions of onnxruntime with the evaluated ones.
+
+    Raises:
+        ExportError: The model cannot be converted, or its ONNX file predicts something else.
+    """
     published, images = run.artifacts.get(model), from_npy(run.artifacts.get(test.images))
     probabilities, _ = from_npz(run.artifacts.get(evaluated))
     try:
@@ -46,18 +51,18 @@ def export(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> Ex
         largest = compare(run_onnx(data, images), probabilities)
     except ExportError:
         raise
-    except Exception as error:  # whatever the two packages raise costs this file, not the model
+    except Exception as error:  # an error of the two packages must not stop the publish
         raise left_out(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     LOG.info("export: onnxruntime predicts the same, to within %.1g", largest)
     return Export(file=run.artifacts.put(data, "application/onnx"), largest_difference=largest)
 
 
 def export_candidate(candidate: Candidate, run: Run) -> Candidate:
-    """The candidate with model.onnx, or with the reason why it has none; that never stops a publish."""
-    return candidate.model_copy(update={"exported": _exported(candidate, run)})
+    """Add model.onnx to the candidate, or the reason why it has none, which never stops a publish."""
+    return candidate.model_copy(update={"exported": _export_or_reason(candidate, run)})
 
 
-def _exported(candidate: Candidate, run: Run) -> Export:
+def _export_or_reason(candidate: Candidate, run: Run) -> Export:
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
         LOG.info("export: no model.onnx, %s is not installed. Install retrain-mnist[onnx] to publish one.", missing[0])

@@ -1,6 +1,7 @@
-"""The judge step: does the candidate pass the gate?
+"""The judge step: does the candidate pass the gate? Not cached: the champion may have changed.
 
-`tasks.gate.checks` has the rows, `tasks.gate.baselines` the versions that the candidate is compared with.
+`tasks.gate.checks` has the rows, `tasks.gate.baselines` reads the versions that the candidate is compared with. Called
+by the flow.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ LOG = logging.getLogger("retrain.judge")
 
 
 def find_baselines(candidate: Candidate, capabilities: Capabilities, run: Run) -> Baselines:
-    """The champion and the pinned reference, as they are now. Raises RegistryError where the pointer is damaged."""
+    """Read champion and pinned reference from the registry.
+
+    Raises:
+        RegistryError: The pointer to the champion is damaged.
+    """
     return read_baselines(candidate, Registry(run.store, candidate.prepared.dataset, capabilities), reevaluate, run)
 
 
 def collect_facts(
     candidate: Candidate, decision: Decision, baselines: Baselines, origin: Provenance, run: Run
 ) -> Facts:
-    """What the report tells. Where nothing changes it is the report that the model was published with."""
+    """The content of the report. If nothing changes, it shows the decision with which the model was published."""
     if decision.verdict == "no change" and baselines.published:
         decision = baselines.published
     comparison = compare_with_champion(candidate, baselines, run)
@@ -46,7 +51,15 @@ def collect_facts(
 
 @step(cached=False)
 def judge(candidate: Candidate, baselines: Baselines, gate: Gate, force_publish: str, run: Run) -> Decision:
-    """Judge the candidate and show the gate's rows on the run's page."""
+    """Judge the candidate, log each row, and show the rows as the artifact `gate` on the run's page.
+
+    Args:
+        candidate: The model with its measurements.
+        baselines: The versions to compare it with.
+        gate: The limits.
+        force_publish: The reason to publish a model that the rows reject; "" for none.
+        run: The run, with its store.
+    """
     predicted, labels = _predictions(candidate.evaluation.predictions, run)
     results = CandidateResults(candidate.evaluation, predicted, labels, candidate.loaded, baselines.remark)
     champion, reference = (_results(baseline, run) for baseline in (baselines.champion, baselines.reference))
@@ -74,9 +87,9 @@ def _predictions(artifact: Artifact, run: Run) -> tuple[Bytes, Bytes]:
 
 
 def _user_and_machine() -> str:
-    """Who runs this: the user who gave the command, or the worker that took it from a form."""
+    """Who runs this: the user of the command, or the user of the worker that runs a deployment."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         user = f"user {os.getuid()}"
     return f"{user} on {platform.node()}"

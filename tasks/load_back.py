@@ -1,9 +1,9 @@
-"""The load_back step: the bytes to be published, loaded in a process of its own, predict what was evaluated.
+"""The load_back step: checks that the model file, loaded in an isolated subprocess, predicts what was evaluated.
 
-Evaluation has loaded the same bytes, but in the process that trained them, with everything that this one had imported,
-set and cached. A consumer starts from nothing but the file, so this is tried before a model is published. Cached under
-the file, the test images and the predictions: a run that reuses them starts no process. Whatever goes wrong on the way
-fails the gate's row, and is not cached: the next run tries again.
+Evaluation loads the same bytes in the process that trained the model, with all that this process has imported, set and
+cached. A consumer has nothing but the file, so the job tries that before it publishes. The result is cached by file,
+test images and predictions. A failure fails the gate's row *loaded back* and is not cached: the next run tries again.
+Called by the flow.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from tasks.values import Artifact, Examples, LoadBack
 
 LOG = logging.getLogger("retrain.load_back")
 
-# How far a probability may be from the evaluated one. On one CPU it is the same bit for bit; an evaluation that was
-# cached on another model of CPU differs in the last place, 1e-7. No test image's class may differ.
+# Largest allowed difference to an evaluated probability. On one CPU model there is none; an evaluation cached on
+# another one differs in the last place, by 1e-7. The class of an image may never differ.
 TOLERANCE = 1e-5
 
 
 def compare(predicted: Probabilities, evaluated: Probabilities) -> LoadBack:
-    """How many images have the evaluated class and, within the tolerance, the evaluated probabilities.
+    """Count the images with the evaluated class and, within the tolerance, the evaluated probabilities.
 
-    Both are float32 (n, classes). Raises LoadBackError where the number of classes differs.
+    Both arrays are float32 (n, classes).
+
+    Raises:
+        LoadBackError: The number of classes differs.
     """
     if predicted.shape != evaluated.shape:
         raise LoadBackError(
@@ -42,7 +45,11 @@ def compare(predicted: Probabilities, evaluated: Probabilities) -> LoadBack:
 
 @step(packages=["keras", "numpy", "tensorflow"])
 def load_back(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> LoadBack:
-    """Compare what the model file predicts in a process of its own with the evaluated predictions."""
+    """Predict with the model file in a subprocess and compare with the evaluated predictions.
+
+    Raises:
+        LoadBackError: The subprocess cannot predict with the file.
+    """
     probabilities, _ = from_npz(run.artifacts.get(evaluated))
     predicted = predict_isolated(run.artifacts.get(model), from_npy(run.artifacts.get(test.images)))
     loaded = compare(predicted, probabilities)
@@ -51,11 +58,11 @@ def load_back(model: Artifact, test: Examples, evaluated: Artifact, run: Run) ->
 
 
 def load_back_candidate(candidate: Candidate, run: Run) -> Candidate:
-    """The candidate with what its file predicts: a failure is a row of the gate that fails, not the end of the run."""
-    return candidate.model_copy(update={"loaded": _loaded_back(candidate, run)})
+    """Add the result of the step to the candidate. A failure fails the row of the gate instead of the run."""
+    return candidate.model_copy(update={"loaded": _load_back_or_failure(candidate, run)})
 
 
-def _loaded_back(candidate: Candidate, run: Run) -> LoadBack:
+def _load_back_or_failure(candidate: Candidate, run: Run) -> LoadBack:
     try:
         return load_back(candidate.trained.model, candidate.prepared.test, candidate.evaluation.predictions, run)
     except LoadBackError as error:

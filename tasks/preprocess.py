@@ -1,7 +1,7 @@
-"""The preprocess step: IDX files become flat uint8 arrays, with the statistics of the data checked and kept.
+"""The preprocess step: turns IDX files into flat uint8 arrays, and checks and records the statistics of the data.
 
-What training sees is float32 in [0, 1] of shape (n, 784): `scale` makes it. What is stored is the uint8 behind it,
-47 MB instead of 188.
+A model takes float32 in [0, 1] of shape (n, 784): see `tasks.data.arrays.scale`. The store has the uint8 pixels, which
+take 47 MB instead of 188. Called by the flow; imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ LOG = logging.getLogger("retrain.preprocess")
 
 @step(packages=["numpy", "scikit-learn"])
 def preprocess(files: Files, validation_fraction: float, split_seed: int, run: Run) -> Prepared:
-    """Turn the four IDX files into the arrays that training and evaluation read."""
+    """Turn the four IDX files into one pair of arrays per split: images uint8 (n, 784), labels uint8 (n,).
+
+    Raises:
+        DataError: A file is not what its pin says, or a model cannot learn from the data.
+    """
     spec = DATASETS[files.dataset]
     splits = {"train": _read(files, spec, "train", run), "test": _read(files, spec, "test", run)}
     if validation_fraction:
         splits["train"], splits["validation"] = hold_out(splits["train"], validation_fraction, split_seed)
-    found = {name: statistics(split, spec.classes, name) for name, split in splits.items()}
-    LOG.info("preprocess: %s", ", ".join(f"{value.images:,} {name} images" for name, value in found.items()))
+    summary = {name: statistics(split, spec.classes, name) for name, split in splits.items()}
+    LOG.info("preprocess: %s", ", ".join(f"{value.images:,} {name} images" for name, value in summary.items()))
     return Prepared(
-        dataset=files.dataset, statistics=found, **{name: _keep(split, run) for name, split in splits.items()}
+        dataset=files.dataset, statistics=summary, **{name: _store(split, run) for name, split in splits.items()}
     )
 
 
@@ -41,6 +45,6 @@ def _read(files: Files, spec: Spec, split: str, run: Run) -> Split:
     return flatten(images, labels)
 
 
-def _keep(split: Split, run: Run) -> Examples:
+def _store(split: Split, run: Run) -> Examples:
     images, labels = (run.artifacts.put(to_npy(array), "application/x-npy") for array in split)
     return Examples(images=images, labels=labels)

@@ -1,6 +1,6 @@
-"""The last steps: keep every run's decision and report; publish a model that passed.
+"""The publish step: make a model that passed the gate the next version and the champion. Called by the flow.
 
-Neither is cached: both ask the store what is there already, so that a repeated run changes nothing.
+Not cached: the registry says what is published already, so a repeated run changes nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from tasks.values import Decision, Published, Reports
 
 LOG = logging.getLogger("retrain.publish")
 
-# How often a run judges, while other runs change the champion, before it gives up.
+# How often a run judges and tries to publish, while other runs change the champion, before it fails.
 ROUNDS = 5
 
 
 @step(cached=False, retries=2, retry_delay_seconds=5)
 def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: Capabilities, run: Run) -> Published:
-    """Publish the model with its predictions and report, in the place of the champion that it was compared with.
+    """Publish the model with its predictions and report, as the successor of the champion that it was compared with.
 
-    Where that is no longer the champion nothing is published, and the run judges again. Raises ChampionMoved when that
-    happens too often.
+    If another version is the champion by now, nothing is published: the receipt is None, and the run judges again.
+
+    Raises:
+        ChampionMoved: The champion changed in each of `ROUNDS` rounds.
     """
     candidate = facts.candidate
     registry = Registry(run.store, candidate.prepared.dataset, capabilities)
@@ -43,10 +45,10 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
         files["model.onnx"] = run.artifacts.get(candidate.exported.file)
     try:
         receipt = registry.publish(files, manifest_facts(facts), reason(facts.decision), after=baselines.publish_id)
-    except ChampionMoved as moved:
+    except ChampionMoved as error:
         if sum(step.name == "publish" for step in run.steps) >= ROUNDS - 1:
             raise
-        LOG.warning("publish: another run was first, so the model is judged again: %s", moved)
+        LOG.warning("publish: another run was first, so the model is judged again: %s", error)
         return Published(receipt=None)
     LOG.info(
         "publish: %s version %d, the champion is version %d",
@@ -58,13 +60,13 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
 
 
 def reason(decision: Decision) -> str:
-    """Why the champion changes, for the history."""
+    """Why the champion changes, as the history keeps it."""
     overridden = f"{verdict_line(decision)}; " if decision.override else ""
     return f"{overridden}{accuracy_line(decision)}"
 
 
 def manifest_facts(facts: Facts) -> dict[str, Any]:
-    """What a manifest tells of its version: digests of data, code and packages, metrics, the decision."""
+    """The facts in a version's manifest: digests of data, code and packages, metrics, the decision."""
     candidate, evaluation = facts.candidate, facts.candidate.evaluation
     return {
         "weights_digest": candidate.trained.weights_digest,

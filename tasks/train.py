@@ -1,4 +1,7 @@
-"""The train step: fit the network on the prepared images, here or on a worker of the work pool."""
+"""The train step: trains the network on the prepared images, here or on a worker of the work pool.
+
+Called by `flows.seeds` and, on a worker, by `flows.train`. Imports TensorFlow when it really trains.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,22 @@ PACKAGES = ("keras", "numpy", "tensorflow")
     retry_condition_fn=is_crash,
 )
 def train(plan: TrainingPlan, train_on: TrainOn, run: Run) -> Trained:
-    """Train on the prepared examples and keep the model file; on the machine that `train_on` names."""
-    images, watched = _read(plan.examples, run), _read(plan.validation, run) if plan.validation else None
-    here, epochs = describe(plan.device), plan.recipe.epochs
-    LOG.info("train: on the %s %s, %s images", here.kind.upper(), here.name, f"{len(images.labels):,}")
+    """Train on the machine that `train_on` names, and store the model file.
+
+    Raises:
+        TrainingError: The training diverged, or memory ran out.
+        DispatchError: The training on the work pool ended without a result.
+    """
+    images, validation = _read(plan.examples, run), _read(plan.validation, run) if plan.validation else None
+    device, epochs = describe(plan.device), plan.recipe.epochs
+    LOG.info("train: on the %s %s, %s images", device.kind.upper(), device.name, f"{len(images.labels):,}")
     with Progress("train", f"Epochs of {epochs}") as progress:
         fitted = fit(
             images,
             plan.recipe,
             plan.device.kind,
-            watched,
-            Checkpoints(run.store, f"{train.key(plan, train_on, run)}/{_bits(here)}"),
+            validation,
+            Checkpoints(run.store, f"{train.key(plan, train_on, run)}/{_checkpoint_device(device)}"),
             lambda number, epoch: progress.show(number / epochs, _line(number, epochs, epoch)),
         )
     return Trained(
@@ -52,8 +60,8 @@ def train(plan: TrainingPlan, train_on: TrainOn, run: Run) -> Trained:
         weights_digest=weights_digest(fitted.model),
         parameters=fitted.model.count_params(),
         history=fitted.history,
-        device=here,
-        packages={name: found for name in PACKAGES if (found := installed(name))},
+        device=device,
+        packages={name: version for name in PACKAGES if (version := installed(name))},
         finished=datetime.now(UTC).replace(microsecond=0),
     )
 
@@ -62,13 +70,12 @@ def _read(examples: Examples, run: Run) -> Split:
     return Split(from_npy(run.artifacts.get(examples.images)), from_npy(run.artifacts.get(examples.labels)))
 
 
-def _bits(device: Device) -> str:
-    """What of a device the key does not tell, though it changes the bits: a training goes on where it began."""
+def _checkpoint_device(device: Device) -> str:
+    """What changes the weights and is not in the key: the GPU's model. A training resumes only on the same one."""
     return re.sub(r"[^A-Za-z0-9]+", "-", device.name) if device.kind == "gpu" else "cpu"
 
 
 def _line(number: int, epochs: int, epoch: Epoch) -> str:
-    watched = "" if epoch.validation_loss is None else f"  validation {epoch.validation_accuracy:.4f}"
-    return (
-        f"epoch {number}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.4f}{watched}  {epoch.seconds:.1f} s"
-    )
+    validation = "" if epoch.validation_loss is None else f"  validation {epoch.validation_accuracy:.4f}"
+    metrics = f"loss {epoch.loss:.4f}  accuracy {epoch.accuracy:.4f}{validation}"
+    return f"epoch {number}/{epochs}  {metrics}  {epoch.seconds:.1f} s"

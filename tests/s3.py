@@ -34,9 +34,11 @@ def serving() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    with patch.dict(os.environ, SETTINGS | {"AWS_ENDPOINT_URL_S3": url}):
-        yield url
-    server.stop()
+    try:
+        with patch.dict(os.environ, SETTINGS | {"AWS_ENDPOINT_URL_S3": url}):
+            yield url
+    finally:
+        server.stop()
 
 
 def make_bucket(name: str) -> None:
@@ -94,7 +96,9 @@ def scripted(replies: list[Reply]) -> Iterator[list[Request]]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
-        with patch.dict(os.environ, SETTINGS | {"AWS_ENDPOINT_URL_S3": url}):
-            yield asked
-        server.shutdown()
-        thread.join()
+        try:
+            with patch.dict(os.environ, SETTINGS | {"AWS_ENDPOINT_URL_S3": url}):
+                yield asked
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,1 +1,1 @@
-"""The command line `retrain`: one file for each group of commands; `main` puts them together."""
+"""The command line `retrain`: one file for each group of commands; `main` joins them. Only tests import it."""

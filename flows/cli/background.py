@@ -1,11 +1,11 @@
-"""`retrain up`, `status` and `down`: the job's own Prefect server and workers, in the background of this machine.
+"""`retrain up`, `status` and `down`: a Prefect server and workers in the background of this machine.
 
-    $RETRAIN_HOME/up/state.json    what was started: addresses and processes
-    $RETRAIN_HOME/up/*.log         what each of them says
+    $RETRAIN_HOME/up/state.json    port, store, and the processes that were started
+    $RETRAIN_HOME/up/*.log         the output of each process
     $RETRAIN_HOME/up/prefect.db    the server's database: runs, schedules, logs
 
-A process counts as started here only if its number *and* its time of birth agree, so a number that another program has
-got since is left alone. Everything listens on loopback. Called by the command line; imports Prefect only to set it up.
+A process counts as started here only if its id *and* its creation time agree: the system may give the id to another
+program. Everything listens on loopback. Called by `main`, `run` and `deploy`; only `up` imports Prefect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic import Field
 
 from flows.cli.command import NOTIFY, Command
 from flows.cli.progress import show_progress
-from flows.cli.server import PATIENCE, answers, configured
+from flows.cli.server import START_TIMEOUT, configured_api_url, is_reachable
 from tasks.errors import ServerError, UsageError
 from tasks.settings import DeviceChoice, home
 from tasks.storage import open_store
@@ -40,28 +40,28 @@ SERVER = "server"
 # One training at a time: a GPU has no room for two.
 WORKERS = {"worker cpu": ("cpu", ()), "worker gpu": ("gpu", ("--limit", "1"))}
 
-# Seconds that a process gets to end by itself; a worker then ends its runs.
-GRACE = 20.0
+# Seconds between SIGTERM and SIGKILL: a worker needs some to end its runs.
+GRACE_PERIOD = 20.0
 
 
 class Process(Value):
-    """A process that was started here: its number, and when it was born (seconds since 1970)."""
+    """A process that was started here: its id and its creation time, in seconds since 1970."""
 
     pid: int
     born: float
 
-    def found(self) -> psutil.Process | None:
-        """The process, if it is still the same and alive."""
+    def running_process(self) -> psutil.Process | None:
+        """The process, or None if it has ended or its id belongs to another one."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            runs = abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return None
-        return process if same else None
+        return process if runs else None
 
 
 class State(Value):
-    """What `retrain up` has started."""
+    """The content of state.json. Earlier versions wrote the same fields; keep their names."""
 
     port: int
     store: str
@@ -69,52 +69,52 @@ class State(Value):
 
     @property
     def address(self) -> str:
-        """The address of the interface."""
+        """The address of Prefect's interface."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def api(self) -> str:
-        """The address that `PREFECT_API_URL` takes."""
+        """The API address, as `PREFECT_API_URL` takes it."""
         return f"{self.address}/api"
 
     def alive(self, name: str) -> bool:
-        """Whether the process of this name still runs."""
-        return name in self.processes and self.processes[name].found() is not None
+        """Whether the process of this name runs."""
+        return name in self.processes and self.processes[name].running_process() is not None
 
 
 def up(options: argparse.Namespace) -> int:
-    """`retrain up`: start what does not run yet, and bring the server up to date."""
-    found, elsewhere = _read(), configured()
-    if elsewhere and not (found and found.api == elsewhere):
+    """`retrain up`: start each process that does not run, and put pools, deployments and automations on the server."""
+    previous, configured = _read_state(), configured_api_url()
+    if configured and not (previous and previous.api == configured):
         raise UsageError(
             "a Prefect server is set up already",
-            f"PREFECT_API_URL is {elsewhere}",
+            f"PREFECT_API_URL is {configured}",
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
     show_progress()
-    device = _device(options.settings.device)
+    device = _training_device(options.settings.device)
     store = open_store(options.settings.store)
-    check(store)  # a mistake in its address is noticed now, not by the first run
-    state = _server(found, options.port, store.url)
-    _at_work(lambda: answers(state.api), state, SERVER)
-    os.environ |= _settings(state)
+    check(store)  # so that a wrong address fails here and not in the first run
+    state = _ensure_server(previous, options.port, store.url)
+    _wait_until_ready(lambda: is_reachable(state.api), state, SERVER)
+    os.environ |= _environment(state)
 
     from deployments.setup import apply, create_pools
 
     create_pools()
-    for name, (pool, more) in WORKERS.items():
+    for name, (pool, worker_options) in WORKERS.items():
         if not state.alive(name):
-            state = _start(state, name, _worker(pool, more))
+            state = _start(state, name, _worker_command(pool, worker_options))
     apply(store.url, device, options.notify)
     for name, (pool, _) in WORKERS.items():
-        _at_work(lambda pool=pool: _is_ready(state.api, pool), state, name)  # type: ignore[misc]
+        _wait_until_ready(lambda pool=pool: _pool_is_ready(state.api, pool), state, name)  # type: ignore[misc]
     print(_summary(state))
     return 0
 
 
 def status(options: argparse.Namespace) -> int:
-    """`retrain status`: 0 where all of it runs."""
-    state = _read()
+    """`retrain status`: 0 if the server and all workers run, else 1."""
+    state = _read_state()
     if state is None:
         print("nothing runs in the background of this machine; `retrain up` starts it", file=sys.stderr)
         return 1
@@ -123,46 +123,47 @@ def status(options: argparse.Namespace) -> int:
 
 
 def down(options: argparse.Namespace) -> int:
-    """`retrain down`: end what `retrain up` has started, and nothing else; runs that are at work are ended too."""
-    state = _read()
+    """`retrain down`: end the processes that `retrain up` has started, and with them the runs in progress."""
+    state = _read_state()
     if state is None:
         print("nothing was started here", file=sys.stderr)
         return 0
-    _end(process for name, process in state.processes.items() if name != SERVER)  # they report to the server
-    _end(process for name, process in state.processes.items() if name == SERVER)
-    _file().unlink()
+    # The workers first: they still report to the server.
+    _terminate(process for name, process in state.processes.items() if name != SERVER)
+    _terminate(process for name, process in state.processes.items() if name == SERVER)
+    _state_file().unlink()
     print(f"ended {', '.join(state.processes)}. Runs, schedules and logs are kept in {_folder()}")
     return 0
 
 
-def running() -> str | None:
-    """The API's address of the server that `retrain up` has started, if it runs."""
-    state = _read()
+def running_api_url() -> str | None:
+    """The API address of the server that `retrain up` has started; None if it does not run."""
+    state = _read_state()
     return state.api if state and state.alive(SERVER) else None
 
 
-def _server(state: State | None, port: int | None, store: str) -> State:
-    """The state with a server in it: the one that runs, or a new one."""
+def _ensure_server(state: State | None, port: int | None, store: str) -> State:
+    """Start the server if it does not run, and return the new state."""
     if state and state.alive(SERVER):
         if port not in {None, state.port}:
             raise UsageError(f"cannot use port {port}", f"the server runs on {state.port}", "End it: retrain down")
         LOG.info("the server runs already")
-        return _write(state.model_copy(update={"store": store}))
+        return _write_state(state.model_copy(update={"store": store}))
     if state:
         LOG.warning("the server that was started on port %d is gone; starting it again", state.port)
-        _end(state.processes.values())
+        _terminate(state.processes.values())
     new = State(port=port or (state.port if state else 4200), store=store)
-    _require_free(new.port)
+    _require_free_port(new.port)
     return _start(new, SERVER, ["server", "start", "--host", "127.0.0.1", "--port", str(new.port)])
 
 
-def _require_free(port: int) -> None:
+def _require_free_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            prefect = answers(f"http://127.0.0.1:{port}/api")
+            prefect = is_reachable(f"http://127.0.0.1:{port}/api")
             raise UsageError(
                 f"cannot start a server on port {port}",
                 "a Prefect server that was not started here answers there" if prefect else str(error.strerror),
@@ -172,8 +173,8 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _settings(state: State) -> dict[str, str]:
-    """The environment of everything that is started here."""
+def _environment(state: State) -> dict[str, str]:
+    """The environment variables of the server and the workers."""
     return {
         "PREFECT_API_URL": state.api,
         "PREFECT_HOME": str(_folder() / "prefect"),
@@ -185,39 +186,41 @@ def _settings(state: State) -> dict[str, str]:
     }
 
 
-def _worker(pool: str, more: Iterable[str]) -> list[str]:
-    return ["worker", "start", "--pool", pool, "--type", "process", "--name", f"{pool}@{platform.node()}", *more]
+def _worker_command(pool: str, options: Iterable[str]) -> list[str]:
+    return ["worker", "start", "--pool", pool, "--type", "process", "--name", f"{pool}@{platform.node()}", *options]
 
 
 def _start(state: State, name: str, command: list[str]) -> State:
-    """The state with one more process: a command of Prefect's, on its own, with its log in a file."""
+    """Start a command of Prefect's in its own session, with its output in a log file, and return the new state."""
     LOG.info("starting the %s", name)
     _folder().mkdir(parents=True, exist_ok=True)
-    with _log(name).open("ab") as log:
+    with _log_file(name).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", *command],
             cwd=_folder(),
-            env={**os.environ, **_settings(state)},
+            env={**os.environ, **_environment(state)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # it stays when the terminal goes
+            start_new_session=True,  # it outlives the terminal
         )
     born = psutil.Process(process.pid).create_time()
-    return _write(state.model_copy(update={"processes": state.processes | {name: Process(pid=process.pid, born=born)}}))
+    return _write_state(
+        state.model_copy(update={"processes": state.processes | {name: Process(pid=process.pid, born=born)}})
+    )
 
 
-def _at_work(ready: Callable[[], bool], state: State, name: str) -> None:
-    """Wait until it is ready. Raises ServerError where it ends, or takes too long."""
-    deadline = time.monotonic() + PATIENCE
+def _wait_until_ready(ready: Callable[[], bool], state: State, name: str) -> None:
+    """Wait until `ready()`. Raises ServerError if the process ends first, or after START_TIMEOUT."""
+    deadline = time.monotonic() + START_TIMEOUT
     while not ready():
         if not state.alive(name) or time.monotonic() > deadline:
-            lines = _log(name).read_text(errors="replace").strip().splitlines() or ["it says nothing"]
-            raise ServerError(f"the {name} did not start", lines[-1], f"All that it says is in {_log(name)}")
+            lines = _log_file(name).read_text(errors="replace").strip().splitlines() or ["its log is empty"]
+            raise ServerError(f"the {name} did not start", lines[-1], f"Its whole log is {_log_file(name)}")
         time.sleep(0.2)
 
 
-def _is_ready(api: str, pool: str) -> bool:
+def _pool_is_ready(api: str, pool: str) -> bool:
     import httpx
 
     try:
@@ -226,74 +229,74 @@ def _is_ready(api: str, pool: str) -> bool:
         return False
 
 
-def _device(choice: DeviceChoice) -> DeviceChoice:
-    """What this machine's gpu worker trains on: without a GPU, the CPU, so that everything can be tried."""
+def _training_device(choice: DeviceChoice) -> DeviceChoice:
+    """The device of the worker of the pool gpu on this machine; `auto` without a GPU is the CPU, for trials."""
     from tasks.learning.device import resolve
 
     return resolve(choice).kind
 
 
 def _summary(state: State) -> str:
-    rows = [f"{name:<12} {_life(state, name)}" for name in [SERVER, *WORKERS]]
+    rows = [f"{name:<12} {_process_status(state, name)}" for name in [SERVER, *WORKERS]]
     return "\n".join([*rows, f"{'store':<12} {state.store}", f"{'interface':<12} {state.address}"])
 
 
-def _life(state: State, name: str) -> str:
-    process = state.processes[name].found() if name in state.processes else None
+def _process_status(state: State, name: str) -> str:
+    process = state.processes[name].running_process() if name in state.processes else None
     if process is None:
-        return f"does not run; see {_log(name)}, then `retrain up`"
+        return f"does not run; see {_log_file(name)}, then `retrain up`"
     minutes = (time.time() - process.create_time()) / 60
     return f"runs, process {process.pid}, for {minutes:.0f} min" if minutes >= 1 else f"runs, process {process.pid}"
 
 
-def _end(processes: Iterable[Process]) -> None:
-    """End them and what they have started: first asked, then, after a while, by force."""
-    found = [process for each in processes if (process := each.found())]
-    family = list(found)
-    for process in found:
+def _terminate(processes: Iterable[Process]) -> None:
+    """Send SIGTERM; after GRACE_PERIOD send SIGKILL to whatever of the processes and their descendants still runs."""
+    parents = [process for each in processes if (process := each.running_process())]
+    tree = list(parents)
+    for process in parents:
         with suppress(psutil.NoSuchProcess):
-            family += process.children(recursive=True)
-    for process in found:
+            tree += process.children(recursive=True)
+    for process in parents:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-    for process in psutil.wait_procs(family, GRACE)[1]:
+    for process in psutil.wait_procs(tree, GRACE_PERIOD)[1]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(family, GRACE)
+    psutil.wait_procs(tree, GRACE_PERIOD)
 
 
 def _folder() -> Path:
     return home().resolve() / "up"
 
 
-def _file() -> Path:
+def _state_file() -> Path:
     return _folder() / "state.json"
 
 
-def _log(name: str) -> Path:
+def _log_file(name: str) -> Path:
     return _folder() / f"{name.replace(' ', '-')}.log"
 
 
-def _read() -> State | None:
+def _read_state() -> State | None:
     try:
-        return State.model_validate_json(_file().read_bytes())
+        return State.model_validate_json(_state_file().read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise ServerError(
-            f"cannot read {_file()}", str(error).splitlines()[0], "Remove it, and end its processes."
+            f"cannot read {_state_file()}", str(error).splitlines()[0], "Remove it, and end its processes."
         ) from None
 
 
-def _write(state: State) -> State:
-    _file().parent.mkdir(parents=True, exist_ok=True)
-    new = _file().with_suffix(f".{os.getpid()}")
-    new.write_text(state.model_dump_json(indent=1))
-    new.replace(_file())
+def _write_state(state: State) -> State:
+    _state_file().parent.mkdir(parents=True, exist_ok=True)
+    partial_file = _state_file().with_suffix(f".{os.getpid()}")
+    partial_file.write_text(state.model_dump_json(indent=1))
+    partial_file.replace(_state_file())
     return state
 
 
-PORT = {"type": int, "metavar": "N", "help": "the server's port. Default: 4200, or the one it had"}
+PORT = {"type": int, "metavar": "N", "help": "the server's port. Default: 4200, or its previous one"}
 
 COMMANDS = [
     Command(
@@ -302,6 +305,6 @@ COMMANDS = [
         {"--port": PORT, "--notify": NOTIFY},
         ("store", "device"),
     ),
-    Command(status, "tell what of it runs", fields=()),
-    Command(down, "end what `up` has started", fields=()),
+    Command(status, "show which of these processes run", fields=()),
+    Command(down, "end the processes that `up` has started", fields=()),
 ]

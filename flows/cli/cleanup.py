@@ -1,6 +1,6 @@
-"""`retrain gc` and `retrain cache`: what a store holds beside its published versions, and what of it can be removed.
+"""`retrain gc` and `retrain cache`: list and remove what a store holds beside its published versions.
 
-No Prefect, no TensorFlow.
+Called by `main`; must import neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ def cache(options: argparse.Namespace) -> int:
     if options.action == "clear":
         _remove(copies, lambda before: [entry for entry in copies.list("") if entry.modified < before], options)
         return _remove(store, lambda before: removable(store, before), options)
-    found = cache_items(store)
-    for each in found:
-        print(f"{each.step:<11} {_moment(each.made)}  {each.size:>12,}  {each.what}")
-    print(f"{_total(objects_of(found))} in {store.url}")
+    items = cache_items(store)
+    for item in items:
+        print(f"{item.step:<11} {_moment(item.made)}  {item.size:>12,}  {item.what}")
+    print(f"{_total(objects_of(items))} in {store.url}")
     print(f"{_total(list(copies.list('')))} of copies in {copies.root}")
     return 0
 
 
 def _remove(store: ObjectStore, find: Callable[[datetime], list[Entry]], options: argparse.Namespace) -> int:
-    """Remove what is old, after a question."""
+    """Remove what `find` returns for --older-than, after a confirmation."""
     before = datetime.now(UTC) - timedelta(days=options.older_than)
-    found = find(before)
-    for entry in found:
+    entries = find(before)
+    for entry in entries:
         print(f"{_moment(entry.modified)}  {entry.size:>12,}  {store.address(entry.key)}")
-    total = _total(found)
-    if not found or options.dry_run:
-        print(f"{total} could be removed" if found else f"nothing to remove in {store.url}")
+    total = _total(entries)
+    if not entries or options.dry_run:
+        print(f"{total} could be removed" if entries else f"nothing to remove in {store.url}")
         return 0
-    if not options.yes and not _agreed(f"Remove {total}? [y/N] "):
+    if not options.yes and not _confirmed(f"Remove {total}? [y/N] "):
         print("nothing was removed")
         return 0
-    asked = {entry.key for entry in found}
-    for entry in find(before):  # looked at again: a run may have come while the question stood
-        if entry.key in asked:
+    confirmed = {entry.key for entry in entries}
+    for entry in find(before):  # listed again: a run may have used some of them since the question
+        if entry.key in confirmed:
             store.delete(entry.key)
     print(f"removed {total}")
     return 0
@@ -68,7 +68,7 @@ def _total(entries: Collection[Entry]) -> str:
     return f"{len(entries)} objects, {sum(entry.size for entry in entries):,} bytes"
 
 
-def _agreed(question: str) -> bool:
+def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("cannot ask before removing", "there is no terminal", "Give --yes.")
     return input(question).strip().lower() in {"y", "yes"}
@@ -78,8 +78,8 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _removing(days: int) -> dict[str, dict[str, Any]]:
-    """The options of what removes: how old, and whether to ask."""
+def _removal_options(days: int) -> dict[str, dict[str, Any]]:
+    """The options of a command that removes: the age, and whether to ask."""
     return {
         "--older-than": {"type": float, "default": float(days), "metavar": "DAYS", "help": f"default: {days}"},
         "--dry-run": {"action": "store_true", "help": "only list it"},
@@ -91,12 +91,12 @@ COMMANDS = [
     Command(
         gc,
         "remove what no manifest names: versions that were never completed, stray files",
-        _removing(days=7),
+        _removal_options(days=7),
     ),
     Command(
         cache,
-        "show what is cached: step, when it was computed, bytes; `cache clear` removes what is old",
-        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove what is old"}} | _removing(days=30),
+        "list what is cached: step, when it was computed, bytes; `cache clear` removes old entries",
+        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove old entries"}} | _removal_options(days=30),
         fields=("store",),
     ),
 ]

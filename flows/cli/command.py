@@ -1,4 +1,4 @@
-"""What a command of the command line is made of. Called by the modules that declare commands, and by `main`."""
+"""How a command is declared. Used by the modules that have commands, and by `main`; imports none of them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """One command: its name is the function's; the function returns the exit code."""
+    """One command. Its name is that of the function."""
 
     function: Callable[[argparse.Namespace], int]
+    """Takes the parsed options, with the checked settings in `options.settings`, and returns the exit code."""
     text: str
     """What it does, for the list of commands."""
     arguments: Mapping[str, Mapping[str, Any]] = {}
-    """Its own, as `add_argument` takes them."""
+    """Its own arguments, as `add_argument` takes them, by name or flag."""
     fields: Sequence[str] = ("store", "dataset")
-    """The settings that are its options too."""
+    """The fields of `tasks.settings.Settings` that are options of it too."""
     description: str = ""
-    """What its own help says first; by default its text."""
+    """The first paragraph of its own help; `text` if empty."""
 
 
 # An option of `up` and `deploy`.
 NOTIFY = {
     "default": "",
     "metavar": "BLOCK",
-    "help": "a Prefect notification block to tell of runs that publish nothing",
+    "help": "a Prefect notification block that reports runs that publish nothing",
 }

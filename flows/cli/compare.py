@@ -1,4 +1,7 @@
-"""`retrain compare A B`: what differs between two published versions. No Prefect, no TensorFlow."""
+"""`retrain compare A B`: what differs between two published versions.
+
+Called by `main`; must import neither Prefect nor TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -24,37 +27,38 @@ def compare(options: argparse.Namespace) -> int:
     store = open_store(options.settings.store)
     registry = Registry(store, options.settings.dataset)
     old, new = options.old, options.new
-    before, after = (registry.manifest(version).facts for version in (old, new))
-    pair = version_comparison.Pair(registry.model, old, new, before, after, _compared(registry, old, new))
+    old_facts, new_facts = (registry.manifest(version).facts for version in (old, new))
+    pair = version_comparison.Pair(registry.model, old, new, old_facts, new_facts, _comparison(registry, old, new))
     if options.html:
-        _write(options.html, version_comparison.page(pair, _images(registry, store, new)))
+        _write_page(options.html, version_comparison.page(pair, _test_images(registry, store, new)))
     print(version_comparison.markdown(pair), end="")
     return 0
 
 
-def _compared(registry: Registry, old: int, new: int) -> Comparison | None:
-    """How the two differ on the test images; None where those are not the same."""
+def _comparison(registry: Registry, old: int, new: int) -> Comparison | None:
+    """The comparison of the two on each test image; None if their test images or labels differ."""
     from tasks.gate.comparison import compare as compare_images
 
-    (theirs, labels), (ours, same) = (from_npz(registry.read(each, "predictions.npz")) for each in (old, new))
-    tests = [registry.manifest(each).facts.get("data", {}).get("test") for each in (old, new)]
-    if tests[0] != tests[1] or labels.tobytes() != same.tobytes():
+    predictions = [from_npz(registry.read(version, "predictions.npz")) for version in (old, new)]
+    (old_probabilities, old_labels), (new_probabilities, new_labels) = predictions
+    old_test, new_test = (registry.manifest(version).facts.get("data", {}).get("test") for version in (old, new))
+    if old_test != new_test or old_labels.tobytes() != new_labels.tobytes():
         return None
-    return compare_images(old, labels, theirs, ours)
+    return compare_images(old, old_labels, old_probabilities, new_probabilities)
 
 
-def _images(registry: Registry, store: ObjectStore, version: int) -> Bytes | None:
-    """The test images, which are no part of a version: they may have expired with the cache."""
+def _test_images(registry: Registry, store: ObjectStore, version: int) -> Bytes | None:
+    """The test images, uint8 (n, 784); None if they are gone: they are in the cache and not in the version."""
     try:
-        told = json.loads(registry.read(version, "report.json"))
-        artifact = Artifact.model_validate(told["prepared"]["test"]["images"])
+        report = json.loads(registry.read(version, "report.json"))
+        artifact = Artifact.model_validate(report["prepared"]["test"]["images"])
         return from_npy(Artifacts(store, home() / "cache").get(artifact))
     except (ArtifactError, RegistryError, KeyError) as error:
         print(f"retrain: the page names the images by number, it cannot show them: {error}", file=sys.stderr)
         return None
 
 
-def _write(path: Path, page: bytes) -> None:
+def _write_page(path: Path, page: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(page)
@@ -65,11 +69,11 @@ def _write(path: Path, page: bytes) -> None:
 COMMANDS = [
     Command(
         compare,
-        "tell what differs between two versions, image by image too",
+        "show what differs between two versions, also image by image",
         {
             "old": {"type": int, "metavar": "A", "help": "a version's number"},
-            "new": {"type": int, "metavar": "B", "help": "another's"},
-            "--html": {"type": Path, "metavar": "FILE", "help": "write it as a page with pictures as well"},
+            "new": {"type": int, "metavar": "B", "help": "another version's number"},
+            "--html": {"type": Path, "metavar": "FILE", "help": "also write an HTML page with pictures"},
         },
     ),
 ]

@@ -1,25 +1,28 @@
-"""`retrain deploy`: pools, deployments and automations, on a Prefect server that is there already."""
+"""`retrain deploy`: work pools, deployments and automations on a Prefect server that runs already.
+
+Called by `main`; imports Prefect only when it deploys.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 
-from flows.cli.background import running
+from flows.cli.background import running_api_url
 from flows.cli.command import NOTIFY, Command
-from flows.cli.server import answers, configured
+from flows.cli.server import configured_api_url, is_reachable
 from tasks.errors import ServerError, UsageError
 from tasks.storage import open_store
 
 
 def deploy(options: argparse.Namespace) -> int:
     """`retrain deploy`."""
-    url = configured() or running()
+    url = configured_api_url() or running_api_url()
     if url is None:
         raise UsageError(
             "cannot deploy", "no Prefect server is set up", "Set PREFECT_API_URL, or start one: retrain up"
         )
-    if not answers(url):
+    if not is_reachable(url):
         raise ServerError(f"cannot reach the Prefect server {url}", "it does not answer", "Start it, then deploy.")
     os.environ["PREFECT_API_URL"] = url
 

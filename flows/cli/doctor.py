@@ -1,4 +1,7 @@
-"""`retrain doctor`: what a store can do, found out by doing it. No Prefect, no TensorFlow."""
+"""`retrain doctor`: try what a store can do, and print the result.
+
+Called by `main`; must import neither Prefect nor TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from flows.cli.command import Command
 from tasks.storage import open_store
 from tasks.storage.probe import Capabilities, check, race
 
-# What `doctor` says of the ways in which a champion is decided.
+# What is printed for each value of `Capabilities.decides`.
 DECIDES = {
     "pointer": "the pointer decides who is the champion; it is moved by compare-and-swap, and the history records it",
     "history": "the newest entry of the history decides who is the champion; the pointer is repaired to it",
@@ -25,7 +28,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(f"  {text:<38} yes")
     print(f"  {'create if absent (If-None-Match)':<38} {capabilities.create}")
     print(f"  {'compare and swap (If-Match)':<38} {capabilities.swap}")
-    atomic = options.race is None or _raced(url, options.race, capabilities)
+    atomic = options.race is None or _writes_are_atomic(url, options.race, capabilities)
     print(f"\nTherefore {DECIDES[capabilities.decides]}.")
     if not atomic and capabilities.decides == "pointer":
         print("But its conditional writes are not atomic: set RETRAIN_HISTORY_DECIDES=1 wherever the job runs.")
@@ -33,7 +36,8 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _raced(url: str, writers: int, capabilities: Capabilities) -> bool:
+def _writes_are_atomic(url: str, writers: int, capabilities: Capabilities) -> bool:
+    """Let writers race for one object; true if at most one of them won."""
     creators, swappers = race([open_store(url) for _ in range(writers)], capabilities)
     for text, winners in (("create", creators), ("swap", swappers)):
         print(f"  {f'{writers} writers race to {text}':<38} {winners} won")
@@ -43,7 +47,7 @@ def _raced(url: str, writers: int, capabilities: Capabilities) -> bool:
 COMMANDS = [
     Command(
         doctor,
-        "try what the store can do, and tell what a publish will therefore rely on",
+        "try what the store can do, and show what a publish will therefore rely on",
         {"--race": {"type": int, "metavar": "N", "help": "let N writers race, to expose writes that are not atomic"}},
         fields=("store",),
     ),

@@ -5,10 +5,9 @@
     retrain versions | champion | history | show V | compare A B | verify [V] | fetch DIR | rollback | pin V | unpin
     retrain gc | cache | doctor
 
-Every option of `run` is a field of `tasks.settings`; `RETRAIN_*` environment variables set the same, except for
-`--force-publish`, which has to be said each time. Exit codes:
-0 published or already published, 1 error, 2 usage, 3 rejected by the gate. What the job says goes to standard error,
-results to standard output. Prefect is imported by `run`, `up` and `deploy` alone, TensorFlow by the steps that need it.
+The settings of `tasks.settings` are options of `run` and `RETRAIN_*` environment variables. Exit codes: 0 published or
+already published, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error, results to standard output. Only
+`run`, `up` and `deploy` import Prefect, and only the steps that need it import TensorFlow.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ COMMANDS: list[Command] = [
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    atexit.register(gc.freeze)  # the collection at the end would go through all that was imported once more
+    atexit.register(gc.freeze)  # saves the last garbage collection, which would scan every imported module
     options = parser().parse_args(arguments)
     if options.allow_http:
         os.environ["RETRAIN_ALLOW_HTTP"] = "1"
     try:
         options.settings = _settings(options)
         code = int(options.command(options))
-        print(end="", flush=True)  # what nobody reads shows here, not when Python ends
+        print(end="", flush=True)  # raises BrokenPipeError here, and not when Python ends
         return code
     except RetrainError as error:
         if options.command is run.run:
@@ -64,35 +63,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print(
-            "retrain: memory ran out. Use a machine with more, then run again: what was finished is kept.",
+            "retrain: memory ran out. Use a machine with more memory, then run again: finished steps are reused.",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:
-        print("retrain: stopped. Run again: what was finished is kept.", file=sys.stderr)
+        print("retrain: stopped. Run again: finished steps are reused.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not _stdout_is_closed():
             raise
-        return 141  # as a shell tells of a command that ended like this
+        return 141  # 128 + SIGPIPE, as a shell reports it
 
 
-def _nobody_reads() -> bool:
-    """Whether who was to read standard output has gone, as `head` does; what is left for it is then dropped."""
-    reader = select.poll()
-    reader.register(sys.stdout.fileno(), 0)
-    if not reader.poll(0):  # nothing but an error or a hang-up is ever told
+def _stdout_is_closed() -> bool:
+    """Whether the reader of standard output has closed it, as `head` does; if so, drop what is still buffered."""
+    stdout = select.poll()
+    stdout.register(sys.stdout.fileno(), 0)
+    if not stdout.poll(0):  # an event mask of 0 reports only errors and hang-ups
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    given = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
-    if given.get("refresh") == []:  # the option alone
-        given["refresh"] = get_args(StepName)
+    values = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
+    if values.get("refresh") == []:  # --refresh without a step
+        values["refresh"] = get_args(StepName)
     try:
-        return Settings(**given)
+        return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "setting"
@@ -102,21 +101,23 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every command with its options."""
-    made = argparse.ArgumentParser(prog="retrain", description="Retrain the MNIST model and publish it if it is good.")
-    commands = made.add_subparsers(required=True, metavar="COMMAND")
-    for each in COMMANDS:
-        text = each.description or f"{each.text[0].upper()}{each.text[1:]}."
-        command = commands.add_parser(each.function.__name__, help=each.text, description=text)
-        for flag, arguments in each.arguments.items():
-            command.add_argument(flag, **arguments)
-        _add_fields(command, each.fields)
-        command.add_argument(
-            "--allow-http", action="store_true", help="talk to an S3 endpoint of another machine without encryption"
+    """The parser with every command and its options."""
+    root = argparse.ArgumentParser(
+        prog="retrain", description="Retrain the MNIST model and publish it if it passes the gate."
+    )
+    subparsers = root.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        text = command.description or f"{command.text[0].upper()}{command.text[1:]}."
+        subparser = subparsers.add_parser(command.function.__name__, help=command.text, description=text)
+        for flag, arguments in command.arguments.items():
+            subparser.add_argument(flag, **arguments)
+        _add_fields(subparser, command.fields)
+        subparser.add_argument(
+            "--allow-http", action="store_true", help="use an S3 endpoint of another machine without encryption"
         )
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(command=each.function)
-    return made
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparser.set_defaults(command=command.function)
+    return root
 
 
 def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
@@ -125,9 +126,9 @@ def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 
 
 def _argument(field: FieldInfo) -> dict[str, Any]:
-    """An option from a field; its bounds are the field's own, checked when the settings are made."""
+    """The keywords of `add_argument` for a field. `Settings` checks type and bounds, so the option takes any text."""
     text = (field.description or "").replace("%", "%%")
-    shown = f"{text} Default: {field.default}." if field.default != () else text
+    with_default = f"{text} Default: {field.default}." if field.default != () else text
     if get_origin(field.annotation) is tuple:
         names = get_args(get_args(field.annotation)[0])
         if names:
@@ -139,7 +140,7 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
             }
         return {"action": "append", "metavar": "URL", "help": text}
     choices = get_args(field.annotation)
-    return {"help": shown, "choices": choices} if choices else {"help": shown, "metavar": "VALUE"}
+    return {"help": with_default} | ({"choices": choices} if choices else {"metavar": "VALUE"})
 
 
 def _flag(name: str) -> str:

@@ -1,6 +1,6 @@
-"""The commands over a store: published models (whole? fetch, go back, clean up), the cache, and `retrain doctor`.
+"""The commands for published versions: list, show, verify, fetch, roll back, pin.
 
-Each takes the parsed options and returns the exit code. No Prefect, no TensorFlow. Called by `flows.cli.main`.
+Called by `main`; must import neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def versions(options: argparse.Namespace) -> int:
     pointer, pin, numbers = registry.champion(), registry.pinned(), registry.versions()
     if not numbers:
         print(f"no version of {registry.model} was published to {options.settings.store} yet", file=sys.stderr)
-    bad = 0
+    code = 0
     for version in numbers:
         try:
-            line = _line(registry.manifest(version))
+            line = _version_line(registry.manifest(version))
         except RegistryError as error:
-            bad, line = 1, f"{version:>4}  {error.what}: {error.why}"
-        named = [("champion", pointer), ("reference", pin)]
-        print(line, ", ".join(name for name, found in named if found and found.version == version), sep="  ")
-    return bad
+            code, line = 1, f"{version:>4}  {error.what}: {error.why}"
+        roles = [("champion", pointer), ("reference", pin)]
+        print(line, ", ".join(role for role, target in roles if target and target.version == version), sep="  ")
+    return code
 
 
 def champion(options: argparse.Namespace) -> int:
     """`retrain champion`."""
     registry = _registry(options)
     pointer = _champion(registry)
-    print(_line(registry.manifest(pointer)))
+    print(_version_line(registry.manifest(pointer)))
     print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {pointer.reason}")
     print(registry.address(pointer.version, "model.keras"))
     if pin := registry.pinned():
@@ -59,14 +59,14 @@ def show(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """`retrain verify [VERSION]`: 1 where anything is not as it was published."""
+    """`retrain verify [VERSION]`: 1 if anything differs from what was published."""
     registry = _registry(options)
-    bad = []
+    problems = []
     for version in registry.versions() if options.version is None else [options.version]:
-        bad += _reported(f"version {version}", registry.verify(version))
+        problems += _print_problems(f"version {version}", registry.verify(version))
     if options.version is None:
-        bad += _reported("champion, history and reference", registry.verify_champion())
-    return 1 if bad else 0
+        problems += _print_problems("champion, history and reference", registry.verify_champion())
+    return 1 if problems else 0
 
 
 def fetch(options: argparse.Namespace) -> int:
@@ -88,8 +88,8 @@ def rollback(options: argparse.Namespace) -> int:
 def pin(options: argparse.Namespace) -> int:
     """`retrain pin VERSION`."""
     registry = _registry(options)
-    found = registry.pin(options.version, options.reason)
-    print(f"every candidate of {registry.model} is compared with version {found.version} too")
+    pinned = registry.pin(options.version, options.reason)
+    print(f"every candidate of {registry.model} is compared with version {pinned.version} too")
     return 0
 
 
@@ -109,11 +109,11 @@ def history(options: argparse.Namespace) -> int:
     return 0
 
 
-def _reported(what: str, bad: list[RegistryError]) -> list[RegistryError]:
-    print(f"{what}: {f'{len(bad)} bad' if bad else 'intact'}", flush=True)
-    for problem in bad:
+def _print_problems(what: str, problems: list[RegistryError]) -> list[RegistryError]:
+    print(f"{what}: {f'{len(problems)} bad' if problems else 'intact'}", flush=True)
+    for problem in problems:
         print(f"retrain: {problem}", file=sys.stderr, flush=True)
-    return bad
+    return problems
 
 
 def _registry(options: argparse.Namespace) -> Registry:
@@ -127,7 +127,7 @@ def _champion(registry: Registry) -> Pointer:
     return pointer
 
 
-def _line(manifest: Manifest) -> str:
+def _version_line(manifest: Manifest) -> str:
     accuracy = manifest.facts["metrics"]["accuracy"]
     return f"{manifest.version:>4}  {_moment(manifest.created)}  accuracy {accuracy:.4f}"
 
@@ -139,19 +139,18 @@ def _moment(moment: datetime) -> str:
 VERSION: dict[str, Any] = {"type": int, "metavar": "VERSION", "help": "the version's number"}
 
 
-# What each command does, and its own arguments.
 COMMANDS = [
     Command(versions, "list the published versions"),
-    Command(champion, "tell which version is the champion"),
+    Command(champion, "show which version is the champion, since when and why"),
     Command(show, "show a version's report and files", {"version": VERSION}),
     Command(
         verify,
-        "read everything that is published again, and name each file that is not what it was",
+        "hash everything that is published again, and name each file that differs",
         {"version": VERSION | {"nargs": "?", "help": "only this one"}},
     ),
     Command(
         fetch,
-        "bring the champion into a folder, verified, or nothing",
+        "copy the champion into a folder: verified, all or nothing",
         {
             "folder": {"type": Path, "metavar": "DIR", "help": "a new or empty folder"},
             "--version": VERSION | {"metavar": "V", "help": "this version instead of the champion"},
@@ -161,7 +160,7 @@ COMMANDS = [
         rollback,
         "make an earlier version the champion again",
         {
-            "--to": VERSION | {"metavar": "V", "help": "this one. Default: the champion before this one"},
+            "--to": VERSION | {"metavar": "V", "help": "this version. Default: the previous champion"},
             "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),

@@ -1,6 +1,6 @@
-"""Imports ahead of time, beside the start of a temporary server: TensorFlow's takes seconds, and it waits anyway.
+"""Preload: import TensorFlow, which takes seconds, while a temporary server starts.
 
-Only where training will have to run: a cached run never pays for TensorFlow. Called by the command line.
+Only if a training will run, because a cached run must not pay for TensorFlow. Called by `run`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tasks.storage import open_store
 
 
 def preload(settings: Settings) -> None:
-    """Import the flow now, and in the background, twice, what a first run in this store will need."""
+    """Import the flow. For a first run, import Keras too, in a thread and in the process that loads the model back."""
     if _never_trained(settings):
         isolated.preload()
-        # Not a daemon: a process that ends in the middle of this import crashes.
+        # Not a daemon thread: a process that exits during this import crashes.
         threading.Thread(target=backend.keras).start()
     with backend.no_collections():
         importlib.import_module("flows.retrain")
 
 
 def _never_trained(settings: Settings) -> bool:
-    """Whether the store has no trace of a training. A store that fails is the flow's to report."""
+    """Whether the store holds no result of a training. The flow reports a store that cannot be read."""
     try:
         return not any(True for _ in open_store(settings.store).list("cache/last/train.json"))
     except StoreError:

@@ -1,4 +1,4 @@
-"""What the job says while it works: one plain line each, on standard error. Called by the command line."""
+"""The log of the job on standard error, one plain line for each message. Called by `run` and `up`; no Prefect."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ LOG = logging.getLogger("retrain")
 
 
 def show_progress() -> None:
-    """Send what the job logs to standard error."""
-    # A stream of its own: TensorFlow's import closes the ordinary one for a moment.
+    """Send the logger `retrain` to standard error."""
+    # A copy of the descriptor: importing TensorFlow closes standard error for a moment.
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     LOG.setLevel(logging.INFO)

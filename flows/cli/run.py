@@ -1,4 +1,7 @@
-"""`retrain run`: the whole job, on the configured Prefect server, the one of `retrain up`, or a temporary one."""
+"""`retrain run`: the whole job, on the configured Prefect server, that of `retrain up`, or a temporary one.
+
+Called by `main`. Imports Prefect only when it runs, after `use_server` has set the address.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import cast
 
-from flows.cli.background import running
+from flows.cli.background import running_api_url
 from flows.cli.ci_job import write_reports
 from flows.cli.command import Command
 from flows.cli.preload import preload
@@ -35,29 +38,28 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
-    from flows.cli.server import client_settings, server
+    from flows.cli.server import choose_server, use_server
 
-    prefect = server(otherwise=running())
-    client_settings(prefect)
-    LOG.info("starting a temporary Prefect server" if prefect.temporary else f"Prefect server {prefect.url}")
-    # Beside a temporary server's start.
-    preload(settings)
-    prefect.wait()
+    server = choose_server(fallback=running_api_url())
+    use_server(server)
+    LOG.info("starting a temporary Prefect server" if server.temporary else f"Prefect server {server.url}")
+    preload(settings)  # while a temporary server starts
+    server.wait()
     try:
-        return _flow(settings, force_publish)
+        return _call_flow(settings, force_publish)
     except MirrorsUnreachable:
         if not or_digits:
             raise
         LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
-        return _flow(settings.model_copy(update={"dataset": "digits"}), force_publish)
+        return _call_flow(settings.model_copy(update={"dataset": "digits"}), force_publish)
 
 
-def _flow(settings: Settings, force_publish: str) -> Outcome:
+def _call_flow(settings: Settings, force_publish: str) -> Outcome:
     from flows.retrain import retrain
 
     data, recipe, gate = settings.cards()
-    places = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
-    state = retrain(data, recipe, gate, **places, force_publish=force_publish, return_state=True)
+    others = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
+    state = retrain(data, recipe, gate, **others, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())
 
 
@@ -80,17 +82,17 @@ COMMANDS = [
             "--json": {"action": "store_true", "help": "print one JSON object instead of the summary"},
             "--or-digits": {
                 "action": "store_true",
-                "help": "where no mirror can be reached, train on scikit-learn's digits instead",
+                "help": "if no mirror can be reached, train on scikit-learn's digits instead",
             },
             "--force-publish": {
                 "type": _reason,
                 "metavar": "REASON",
-                "help": "publish even if the gate rejects the model; who and why is recorded with it. "
-                "Not from the environment",
+                "help": "publish even if the gate rejects the model; user and reason are recorded. "
+                "No environment variable sets this",
             },
         },
         fields=list(Settings.model_fields),
-        description="Download, preprocess, train, evaluate, judge, publish. What was computed before is reused. "
+        description="Download, preprocess, train, evaluate, judge, publish. Cached results are reused. "
         "Every option is also an environment variable: --min-accuracy is RETRAIN_MIN_ACCURACY.",
     ),
 ]

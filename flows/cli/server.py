@@ -1,8 +1,8 @@
-"""The Prefect server that a run reports to: the one that is configured, or a temporary one for this run alone.
+"""The Prefect server that a run reports to: the configured one, or a temporary one for this run alone.
 
-A temporary server costs 10 to 30 seconds, most of them imports, so it is started first, as a process of its own, and
-whatever else takes time happens beside it. Its database lives in a temporary folder; it ends with the run, and leaves
-nothing running even if the run is killed. Called by the command line. Imports Prefect only where it says so.
+A temporary server takes 10 to 30 seconds to start, mostly for imports. So it starts first, in its own process, and the
+run imports its own packages in the meantime. Its database is in a temporary folder. It ends with the run, also if the
+run is killed. Called by the commands; never imports Prefect, because `use_server` has to come first.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 from tasks.errors import ServerError
 from tasks.settings import home
 
-# Seconds until a temporary server has to answer; a busy machine has been seen to need 40.
-PATIENCE = 120.0
+# Seconds that a server or a worker may take to start. A busy machine needed 40 for a server.
+START_TIMEOUT = 120.0
 
-# Started with the temporary server's own address and folder: no more than a run needs. Prefect's settings.
-QUIET = {
+# Prefect settings of a temporary server: only what a run needs.
+SERVER_SETTINGS = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -36,9 +36,9 @@ QUIET = {
     "PREFECT__SERVER_FINAL": "1",
 }
 
-# No garbage collection before it serves: see `tasks.learning.backend.no_collections`.
-# The server ends, and its folder goes, when its standard input ends: also when the run at the other end is killed.
-SERVE = """
+# Without garbage collection until it serves: see `tasks.learning.backend.no_collections`.
+# The server exits and deletes its folder at the end of its standard input, which also comes if the run is killed.
+SERVER_PROGRAM = """
 import gc, os, shutil, sys, threading
 gc.disable()
 def end_with_the_run():
@@ -55,8 +55,8 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """
 
 
-def configured() -> str | None:
-    """The address of the Prefect server that the user has set up, from the environment or the active profile."""
+def configured_api_url() -> str | None:
+    """The API address of the server that the user has configured: PREFECT_API_URL, or Prefect's active profile."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
@@ -70,17 +70,18 @@ def configured() -> str | None:
     return str(url) if url else None
 
 
-def server(otherwise: str | None = None) -> Server:
-    """The server to use; a temporary one starts in the background and is ready after `Server.wait`.
+def choose_server(fallback: str | None = None) -> Server:
+    """The server to use. A temporary one starts in the background and is ready after `Server.wait`.
 
     Args:
-        otherwise: The API's address of one to use where none is configured.
+        fallback: The API address to use if none is configured; None starts a temporary server.
 
-    Raises ServerError where the one to use does not answer.
+    Raises:
+        ServerError: The configured server or the fallback does not answer within 30 s.
     """
-    url = configured() or otherwise
+    url = configured_api_url() or fallback
     if url:
-        if not answers(url, patience=30):
+        if not is_reachable(url, timeout=30):
             raise ServerError(
                 f"cannot reach the Prefect server {url}",
                 "it does not answer",
@@ -89,34 +90,38 @@ def server(otherwise: str | None = None) -> Server:
         return Server(url)
     folder = Path(tempfile.mkdtemp(prefix="retrain-"))
     process, port = _start(folder)
-    # At exit, after Prefect has sent its last logs and events: that happens when threads are ended, before this.
+    # Prefect sends its last logs and events when threads end, which is before this runs.
     atexit.register(_stop, process, folder)
     return Server(f"http://127.0.0.1:{port}/api", process, folder)
 
 
 def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
-    process.kill()  # all that it would do in an orderly end is to write what is deleted next
+    process.kill()  # an orderly shutdown would only write to the database, which is deleted next
     process.wait()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class Server:
-    """A Prefect server: its API's address, and the process behind it if this run started one."""
+    """A Prefect server: its API address, and its process and folder if this run started it."""
 
     def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, folder: Path | None = None) -> None:
         self.url, self._process, self._folder = url, process, folder
 
     @property
     def temporary(self) -> bool:
-        """Whether it ends with this run."""
+        """Whether this run started the server, which then ends with it."""
         return self._process is not None
 
     def wait(self) -> None:
-        """Return when a temporary server answers. Raises ServerError where it does not."""
+        """Wait until a temporary server answers.
+
+        Raises:
+            ServerError: Its process has ended, or did not answer within START_TIMEOUT.
+        """
         if self._process is None or self._folder is None:
             return
-        deadline = time.monotonic() + PATIENCE
-        while not answers(self.url):
+        deadline = time.monotonic() + START_TIMEOUT
+        while not is_reachable(self.url):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServerError(
                     "cannot start a temporary Prefect server",
@@ -124,34 +129,33 @@ class Server:
                     "Set PREFECT_API_URL to use another.",
                 )
             time.sleep(0.1)
-        _keep_database(self._folder)
+        _save_migrated_database(self._folder)
 
 
-def client_settings(server: Server) -> None:
-    """Point Prefect at the server and keep its own messages off the screen. Before Prefect is imported."""
+def use_server(server: Server) -> None:
+    """Point Prefect at the server and silence its console logger. Prefect reads this when it is imported."""
     os.environ["PREFECT_API_URL"] = server.url
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 
 def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    if _template().exists():
-        # A database that is migrated already saves seconds.
-        shutil.copyfile(_template(), folder / "prefect.db")
-    settings = QUIET | {
+    if _migrated_database().exists():
+        # To migrate a new database would take seconds.
+        shutil.copyfile(_migrated_database(), folder / "prefect.db")
+    settings = SERVER_SETTINGS | {
         "PREFECT_HOME": str(folder),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
     }
     port = _free_port()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(port), str(folder)],
+            [sys.executable, "-c", SERVER_PROGRAM, str(port), str(folder)],
             env={**os.environ, **settings},
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            # Ctrl-C is for the run: it ends the server when it is done.
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C must reach only the run, which stops the server last
         )
     return process, port
 
@@ -162,32 +166,34 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(url: str, patience: float = 5) -> bool:
-    """Whether a Prefect server answers at this API address, within some seconds: a busy one may take many."""
+def is_reachable(url: str, timeout: float = 5) -> bool:
+    """Whether a Prefect server answers at this API address within `timeout` seconds; a busy one is slow."""
     import httpx
 
     try:
-        return httpx.get(f"{url}/health", timeout=patience).status_code == 200
+        return httpx.get(f"{url}/health", timeout=timeout).status_code == 200
     except httpx.HTTPError:
         return False
 
 
-def _template() -> Path:
+def _migrated_database() -> Path:
     return home() / f"prefect-{version('prefect')}.db"
 
 
-def _keep_database(folder: Path) -> None:
-    """Keep the migrated database for the next temporary server, before this run writes to it."""
-    if _template().exists():
+def _save_migrated_database(folder: Path) -> None:
+    """Copy the migrated database, before this run writes to it, for later temporary servers."""
+    target_file = _migrated_database()
+    if target_file.exists():
         return
-    _template().parent.mkdir(parents=True, exist_ok=True)
+    target_file.parent.mkdir(parents=True, exist_ok=True)
     copy = folder / "template.db"
     with closing(sqlite3.connect(folder / "prefect.db")) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
-    shutil.copyfile(copy, _template().with_suffix(f".{os.getpid()}"))
-    _template().with_suffix(f".{os.getpid()}").replace(_template())
+    partial_file = target_file.with_suffix(f".{os.getpid()}")
+    shutil.copyfile(copy, partial_file)
+    partial_file.replace(target_file)
 
 
 def _last_line(folder: Path) -> str:
     lines = (folder / "server.log").read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it did not answer within {PATIENCE:.0f} s"
+    return lines[-1] if lines else f"it did not answer within {START_TIMEOUT:.0f} s"

@@ -1,4 +1,4 @@
-"""How a run ended, for a person (`as_text`) or a program (`as_json`). Called by the command line; no Prefect."""
+"""The result of a run, for a person (`as_text`) or a program (`as_json`). Called by `run`; no Prefect."""
 
 from __future__ import annotations
 
@@ -16,13 +16,8 @@ def as_json(outcome: Outcome) -> str:
 
 
 def as_text(outcome: Outcome) -> str:
-    """The summary at the end of a run: accuracy, the gate's rows, the version, the report, the time of each step."""
-    return "\n".join(["", _verdict(outcome), "", *_gate(outcome), "", *_steps(outcome.steps), "", *_places(outcome)])
-
-
-def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
-    """How each step of a run went, and why it ran or did not: the table on the run's page."""
-    return [{"step": step.name, "time": duration(step.seconds), "why": step.reason} for step in steps]
+    """The summary at the end of a run: verdict, gate, times of the steps, addresses of model and report."""
+    return "\n".join(["", _verdict(outcome), "", *_gate(outcome), "", *_steps(outcome.steps), "", *_addresses(outcome)])
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -50,10 +45,10 @@ def _steps(steps: Sequence[StepRun]) -> list[str]:
     lines = [f"  {step.name:<11} {duration(step.seconds):>8}  {step.reason}" for step in steps]
     cached = sum(step.cached for step in steps)
     total = sum(step.seconds for step in steps)
-    without = "" if "tensorflow" in sys.modules else ", TensorFlow was never imported"
-    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused{without}"]
+    remark = "" if "tensorflow" in sys.modules else ", TensorFlow was never imported"
+    return [*lines, f"  {'all steps':<11} {duration(total):>8}  {cached} reused{remark}"]
 
 
-def _places(outcome: Outcome) -> list[str]:
+def _addresses(outcome: Outcome) -> list[str]:
     model = [f"  model   {outcome.receipt.url}"] if outcome.receipt else []
     return [*model, f"  report  {outcome.report}"]

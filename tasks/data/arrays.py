@@ -1,4 +1,7 @@
-"""Images, labels and predictions in memory: their types, their scale, their bytes in the store. Pure."""
+"""Arrays of images, labels and predictions: their types, the scale of pixels, their bytes in the store.
+
+Pure NumPy; any room from `tasks.data` on may import it.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ class Split(NamedTuple):
 
 
 def scale(images: Bytes) -> NDArray[np.float32]:
-    """What the model sees: float32 in [0, 1], of the same shape."""
+    """Pixels as the model takes them: float32 in [0, 1], of the same shape."""
     return np.multiply(images, np.float32(SCALE), dtype=np.float32)
 
 
 def to_npy(array: NDArray[Any]) -> bytes:
-    """An array as .npy bytes; the same array gives the same bytes."""
+    """Serialize an array as .npy; the same array gives the same bytes."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
 def from_npy(data: bytes) -> Bytes:
-    """The array of `to_npy`, read-only, without a copy."""
+    """The array that `to_npy` serialized: read-only, and a view of `data` instead of a copy."""
     header = io.BytesIO(data)
     version = np.lib.format.read_magic(header)
     assert version == (1, 0), version
@@ -43,7 +46,12 @@ def from_npy(data: bytes) -> Bytes:
 
 
 def to_npz(probabilities: Probabilities, labels: Bytes) -> bytes:
-    """Per-image predictions as .npz bytes: `probabilities`, `predicted` uint8 (n,), `labels`; reproducible."""
+    """Serialize the predictions for each image as .npz; the same arrays give the same bytes.
+
+    Args:
+        probabilities: float32 (n, classes), stored with the predicted class, `predicted` uint8 (n,).
+        labels: uint8 (n,).
+    """
     buffer = io.BytesIO()
     np.savez(
         buffer, probabilities=probabilities, predicted=probabilities.argmax(axis=1).astype(np.uint8), labels=labels
@@ -52,6 +60,6 @@ def to_npz(probabilities: Probabilities, labels: Bytes) -> bytes:
 
 
 def from_npz(data: bytes) -> tuple[Probabilities, Bytes]:
-    """The probabilities and labels of `to_npz`. Nothing is unpickled."""
+    """Probabilities float32 (n, classes) and labels uint8 (n,) that `to_npz` serialized. Unpickles nothing."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return archive["probabilities"], archive["labels"]

@@ -1,7 +1,7 @@
-"""The data sets the job knows: what their files are, which bytes they must hold, where they come from.
+"""The known data sets: their files, the digests that pin the content of each, their public mirrors.
 
-The pins are SHA-256 digests of the *content* of each IDX file, so a mirror may compress as it likes and still
-delivers these bytes or nothing. Called by `tasks.download`, `tasks.preprocess` and the command line.
+A pin is the SHA-256 of the *content* of an IDX file, so a mirror may compress the file as it likes. Called by
+`tasks.data.mirrors` and the steps `download` and `preprocess`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks.values import Sha256
 
 
 class FileSpec(NamedTuple):
-    """One IDX file: its name, the SHA-256 of its content, its shape."""
+    """One IDX file: its name, the SHA-256 of its content, the shape of its array."""
 
     name: str
     sha256: Sha256
@@ -24,7 +24,7 @@ class FileSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """One data set. `mirrors` are tried in order; a data set without any is embedded."""
+    """One data set. Its `mirrors` are tried in order; a data set without mirrors is embedded."""
 
     name: str
     train_images: FileSpec
@@ -74,9 +74,9 @@ DATASETS: dict[str, Spec] = {spec.name: spec for spec in (MNIST, DIGITS)}
 
 
 def embedded_digits() -> dict[str, bytes]:
-    """scikit-learn's 1,797 handwritten digits (UCI, 8 × 8, 0 to 16) as the four IDX contents, by field name.
+    """scikit-learn's 1,797 handwritten digits (UCI, 8 × 8, values 0 to 16) as four IDX contents, by field name.
 
-    Each pixel becomes 3 × 3 pixels, with a border of 2: 28 × 28, exact integers. Every fifth image is a test image.
+    Each pixel becomes 3 × 3 pixels, with a border of 2: 28 × 28, in exact integers. Every fifth image is for the test.
     """
     from sklearn.datasets import load_digits
 
@@ -94,5 +94,5 @@ def embedded_digits() -> dict[str, bytes]:
 
 
 def digest(content: bytes) -> Sha256:
-    """The SHA-256 that a pin is compared with."""
+    """The SHA-256 of an IDX file's content, in hex, to be compared with a pin."""
     return hashlib.sha256(content).hexdigest()

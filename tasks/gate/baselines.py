@@ -1,8 +1,8 @@
-"""The baselines: the published versions that a candidate is compared with, by their predictions on today's test set.
+"""The baselines: the published versions that a candidate is compared with, champion and pinned reference.
 
-They are the champion and the pinned reference. A version keeps its predictions, so a comparison costs one read. Where
-they are of another test set, or damaged, its model is evaluated again on today's. A version that cannot be read does
-not let a candidate pass: the problem becomes a row of the gate that fails. Called by `tasks.judge`.
+A version keeps its predictions, so a comparison costs one read. If they are damaged or belong to another test set, the
+version's model is evaluated again on the current one. A version that cannot be read does not let a candidate pass: its
+row of the gate fails and names the problem. Called by `tasks.judge`; imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tasks.values import Artifact, Decision, Evaluation, Examples, Receipt, Valu
 
 LOG = logging.getLogger("retrain.judge")
 
-# What to do about a version that cannot be compared with.
-WAY_OUT = "See the README on `retrain rollback`, `retrain unpin` and `--force-publish`"
+# What to do about a baseline that cannot be read.
+WAY_OUT = "See tasks/gate/README.md on `retrain rollback`, `retrain unpin` and `--force-publish`"
 
 # The step that evaluates a published model on a test set.
 Reevaluate = Callable[[Artifact, Examples, Run], Evaluation]
 
 
 class Baseline(Value):
-    """A published version to compare a candidate with.
+    """A published version to compare a candidate with, named as in the row ("champion v3").
 
-    `predictions` are those on today's test set, as `evaluate` keeps them; None where there are none, and `problem` says
-    why.
+    `predictions` are those on the current test set, in the form of `Evaluation.predictions`. None if there are none;
+    `problem` then says why.
     """
 
     name: str
@@ -49,8 +49,9 @@ class Baseline(Value):
 class Baselines(Value):
     """What the candidate is compared with, and the state of the registry at that moment.
 
-    `publish_id` is the champion's: a publish requires it to be unchanged. `same` is the version that has the
-    candidate's weights already, `remark` names it, and `published` is the decision that it was published with.
+    `publish_id` identifies the champion: a publish requires it to be unchanged. `same` is the version that already has
+    the candidate's weights, `remark` names it, and `published` is the decision with which it was published, None if
+    that was on another test set.
     """
 
     champion: Baseline | None = None
@@ -62,9 +63,16 @@ class Baselines(Value):
 
 
 def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevaluate, run: Run) -> Baselines:
-    """Look up champion and reference as they are now.
+    """Read champion and reference from the registry.
 
-    Raises RegistryError where the pointer to the champion is damaged: then there is no champion to compare with.
+    Args:
+        candidate: The model to compare with them; its test set decides whether their predictions can be used.
+        registry: The published versions of the candidate's model name.
+        reevaluate: The step that evaluates a published model on a test set.
+        run: The run, with its store.
+
+    Raises:
+        RegistryError: The pointer to the champion is damaged, so nobody knows which version is the champion.
     """
     lookup = _Lookup(candidate, registry, reevaluate, run)
     pointer = registry.champion()
@@ -84,20 +92,20 @@ def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevalu
 
 
 def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) -> Comparison | None:
-    """What the candidate wins and loses against the champion; None before the first, or where it cannot be read.
+    """The images won and lost against the champion; None before the first champion, or if it cannot be read.
 
-    Of weights that are published already it is the comparison that they were published with.
+    For weights that are published already: the comparison in the report that they were published with.
     """
     if baselines.same:
         return _published_comparison(baselines.same, run) if baselines.published else None
     champion = baselines.champion
     if champion is None or champion.predictions is None:
         return None
-    theirs, labels = from_npz(run.artifacts.get(champion.predictions))
-    ours, same_labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
-    if not np.array_equal(labels, same_labels):
+    champion_probabilities, labels = from_npz(run.artifacts.get(champion.predictions))
+    probabilities, candidate_labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
+    if not np.array_equal(labels, candidate_labels):
         return None
-    return compare(int(champion.name.rpartition("v")[2]), labels, theirs, ours)
+    return compare(int(champion.name.rpartition("v")[2]), labels, champion_probabilities, probabilities)
 
 
 class _Lookup(NamedTuple):
@@ -110,27 +118,27 @@ class _Lookup(NamedTuple):
 
     @property
     def test_set(self) -> tuple[object, object]:
-        """Today's test set: the SHA-256 of its images and of its labels."""
+        """The candidate's test set: the SHA-256 of its images and of its labels."""
         test = self.candidate.prepared.test
         return test.images.sha256, test.labels.sha256
 
     def reference(self) -> Baseline | None:
-        """The pinned version, if there is one."""
+        """The pinned version; None without a pin."""
         try:
             pin = self.registry.pinned()
         except RegistryError as error:
-            return _problem("reference", error)
+            return _unusable("reference", error)
         return self.baseline(f"reference v{pin.version}", pin) if pin else None
 
-    def baseline(self, name: str, which: Pointer | Pin) -> Baseline:
+    def baseline(self, name: str, pointer: Pointer | Pin) -> Baseline:
         """A version with its predictions, or with the reason why there are none."""
         try:
-            return Baseline(name=name, predictions=self._predictions(name, self.registry.manifest(which)))
+            return Baseline(name=name, predictions=self._predictions(name, self.registry.manifest(pointer)))
         except (RegistryError, ModelFileError, TrainingError) as error:
-            return _problem(name, error)
+            return _unusable(name, error)
 
     def _predictions(self, name: str, manifest: Manifest) -> Artifact:
-        """A version's predictions on today's test set: the published ones, or its model's."""
+        """A version's predictions on the candidate's test set: as published, or computed by its model."""
         if _test_set(manifest) == self.test_set:
             try:
                 data = self.registry.read(manifest.version, "predictions.npz")
@@ -144,7 +152,7 @@ class _Lookup(NamedTuple):
         return self.reevaluate(model, self.candidate.prepared.test, self.run).predictions
 
 
-def _problem(name: str, error: RegistryError | ModelFileError | TrainingError) -> Baseline:
+def _unusable(name: str, error: RegistryError | ModelFileError | TrainingError) -> Baseline:
     return Baseline(name=name, problem=f"{error.what}: {error.why.rstrip('.')}. {WAY_OUT}")
 
 
@@ -152,7 +160,7 @@ def _published_comparison(same: Receipt, run: Run) -> Comparison | None:
     try:
         report = json.loads(Registry(run.store, same.model).read(same.version, "report.json"))
         return Comparison.model_validate(report.get("comparison"))
-    except (RegistryError, ValueError, AttributeError):  # the last two: a report of another form, or without one
+    except (RegistryError, ValueError, AttributeError):  # the last two: no JSON object, or one without a comparison
         return None
 
 
@@ -162,20 +170,20 @@ def _test_set(manifest: Manifest) -> tuple[object, object]:
 
 
 def _require_predictions(data: bytes, address: str) -> None:
-    """Raise RegistryError for a file that is whole but holds no predictions: no candidate could lose to them."""
+    """Refuse a file that is intact but holds no predictions: no candidate could lose to it. Raises RegistryError."""
     try:
         probabilities, labels = from_npz(data)
-        sound = probabilities.ndim == 2 and len(probabilities) == len(labels) and np.isfinite(probabilities).all()
+        usable = probabilities.ndim == 2 and len(probabilities) == len(labels) and np.isfinite(probabilities).all()
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise RegistryError(f"cannot use {address}", str(error), "Its model is evaluated again.") from error
-    if not sound:
+    if not usable:
         raise RegistryError(f"cannot use {address}", "it holds no probabilities", "Its model is evaluated again.")
 
 
 def _same_weights(weights_digest: str, pointer: Pointer, registry: Registry) -> Manifest | None:
-    """A version with these weights: the champion, if it is whole, or a later one that was rolled back from.
+    """A version with these weights: the champion, if it is intact, or a later version that was rolled back from.
 
-    To publish the latter again would undo the rollback.
+    Publishing the latter again would undo the rollback.
     """
     if _has_weights(weights_digest, pointer, registry) and not registry.verify(pointer):
         return registry.manifest(pointer)
@@ -184,11 +192,11 @@ def _same_weights(weights_digest: str, pointer: Pointer, registry: Registry) -> 
     return next((registry.manifest(version) for version in matching), None)
 
 
-def _has_weights(weights_digest: str, which: Pointer | int, registry: Registry) -> bool:
+def _has_weights(weights_digest: str, version: Pointer | int, registry: Registry) -> bool:
     try:
-        return registry.manifest(which).facts.get("weights_digest") == weights_digest
+        return registry.manifest(version).facts.get("weights_digest") == weights_digest
     except RegistryError as error:
-        LOG.warning("judge: %s", error)
+        LOG.warning("judge: cannot tell whether a version has the candidate's weights: %s", error)
         return False
 
 

@@ -1,4 +1,4 @@
-"""The candidate: what a run proposes to publish, from training to publish one value."""
+"""The candidate: what a run proposes to publish, one value from training to publish. Any step may import it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tasks.values import Evaluation, Export, LoadBack, Prepared, Spread, Trained
 class Candidate(Value):
     """A trained model with all that was measured on it, before it is judged.
 
-    `loaded` and `exported` are filled in by the steps load_back and export; without the first, the gate's row fails.
-    `spread` tells how the seeds differ, where more than one was trained.
+    The steps load_back and export fill in `loaded` and `exported`; without `loaded` the gate's row fails. `spread` is
+    set if more than one seed was trained.
     """
 
     prepared: Prepared

@@ -1,9 +1,9 @@
-"""The rows of the gate, and the decision that is their conjunction.
+"""The rows of the gate, and the decision: a model passes if every row passes.
 
-Pure and closed: whatever is missing, inconsistent or not a number fails. Every check is one row with the value, the
-limit and a sentence, so the gate can be read and added to row by row. The first row asks whether the evaluation can be
-believed at all, and no override can publish a model that fails it. The next rows ask how good the candidate is by
-itself. The last ones ask whether it is shown to be worse than the champion or than a pinned version.
+Pure, and fails closed: whatever is missing, inconsistent or not a number fails. Every check is one row with a value, a
+limit and a sentence. The first row asks whether the evaluation can be believed at all; no override publishes a model
+that fails it. The next rows ask how good the candidate is by itself, the last ones whether it is shown to be worse than
+the champion or a pinned version. Called by `tasks.judge`; imports neither the registry nor the store.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.gate.paired import count, loss_bounds, mcnemar
 from tasks.settings import Gate
 from tasks.values import Check, Decision, Evaluation, LoadBack, Override
 
-# The value of a row that has none: below any limit, of a share and of a negated loss.
+# The value of a row that could not be computed: below any limit of a share or of a negated loss.
 UNKNOWN = -2.0
 
 
@@ -28,8 +28,8 @@ UNKNOWN = -2.0
 class CandidateResults:
     """What is judged: the evaluation, and for each test image the predicted class and the label, both uint8 (n,).
 
-    `loaded` is what the file to be published predicts; `same` says which published version has the same weights, ""
-    where none has.
+    `loaded` compares the predictions of the file to be published; `same` names the published version that has the same
+    weights, "" if none has.
     """
 
     evaluation: Evaluation
@@ -41,9 +41,9 @@ class CandidateResults:
 
 @dataclass(frozen=True)
 class BaselineResults:
-    """What the candidate is compared with ("champion v3"): its predicted classes and the labels, both uint8 (n,).
+    """A model to compare with ("champion v3"): its predicted classes and the labels, both uint8 (n,).
 
-    None where they could not be had, and `problem` says why.
+    None if they are not available; `problem` then says why.
     """
 
     name: str
@@ -64,14 +64,15 @@ def decide(
     Args:
         candidate: What was measured on the test set.
         champion: The current champion on the same test set; None before the first.
-        reference: The pinned version, if there is one.
+        reference: The pinned version on the same test set; None without a pin.
         policy: The limits.
-        override: Publish a model that these reject, unless its evaluation or its file cannot be believed.
+        override: Who publishes, and why, a model that the rows reject. It has no effect on a model that passes, or
+            whose evaluation or file cannot be believed.
     """
     evaluation = candidate.evaluation
-    sound, loaded = _sound(candidate), _loaded_back(candidate.loaded, evaluation.images)
+    tested, loaded = _classes_tested(candidate), _loaded_back(candidate.loaded, evaluation.images)
     checks = (
-        sound,
+        tested,
         _accuracy(evaluation, policy.min_accuracy),
         _lower_bound(evaluation, policy.min_accuracy_lower_bound),
         _weakest_class(evaluation, policy.min_class_recall),
@@ -79,7 +80,7 @@ def decide(
         *(_loss(candidate, baseline, policy.max_regression) for baseline in (champion, reference) if baseline),
     )
     passed = all(check.passed for check in checks)
-    overridden = override is not None and sound.passed and loaded.passed and not passed
+    overridden = override is not None and tested.passed and loaded.passed and not passed
     accepted: Literal["publish", "no change"] = "no change" if candidate.same else "publish"
     return Decision(
         verdict=accepted if passed or overridden else "reject",
@@ -98,8 +99,8 @@ def _check(name: str, value: float, limit: float, sentence: str) -> Check:
     return Check(name=name, value=value, limit=limit, margin=margin, passed=margin >= 0, sentence=sentence)
 
 
-def _sound(candidate: CandidateResults) -> Check:
-    """The counts agree with each other and with the predictions, and every class was tested."""
+def _classes_tested(candidate: CandidateResults) -> Check:
+    """The counts agree with each other and with the predictions, and every class has test images."""
     evaluation = candidate.evaluation
     confusion = evaluation.confusion
     agree = (
@@ -129,7 +130,7 @@ def _counts_agree(evaluation: Evaluation) -> bool:
 
 
 def _predictions_agree(candidate: CandidateResults) -> bool:
-    """The predictions, which the rows of champion and reference read, are those that were counted."""
+    """The predictions, which the rows of champion and reference use, give the confusion matrix."""
     labels, predicted, classes = candidate.labels, candidate.predicted, len(candidate.evaluation.confusion)
     if labels.ndim != 1 or labels.shape != predicted.shape or not len(labels):
         return False
@@ -140,7 +141,7 @@ def _predictions_agree(candidate: CandidateResults) -> bool:
 
 
 def _classes_agree(evaluation: Evaluation) -> bool:
-    """Each class is there once, in order, with the recall that the confusion matrix says: the floor reads it."""
+    """Each class occurs once, in order, with the support and the recall of the confusion matrix."""
     if [score.label for score in evaluation.classes] != list(range(len(evaluation.confusion))):
         return False
     rows = zip(evaluation.classes, evaluation.confusion, strict=True)
@@ -151,7 +152,7 @@ def _classes_agree(evaluation: Evaluation) -> bool:
 
 
 def _interval(evaluation: Evaluation, z: float) -> tuple[float, float]:
-    """Wilson's interval; (0, 1), which says nothing, where the counts are impossible."""
+    """Wilson's interval; (0, 1), which excludes nothing, if the counts are impossible."""
     if not 0 <= evaluation.correct <= evaluation.images or not evaluation.images:
         return 0.0, 1.0
     return wilson(evaluation.correct, evaluation.images, z)
@@ -182,13 +183,13 @@ def _loaded_back(loaded: LoadBack, images: int) -> Check:
         return _check(name, 0.0, 1.0, f"the file to be published: {loaded.failure}")
     if not 0 <= loaded.same <= loaded.images == images:
         return _check(name, 0.0, 1.0, f"{loaded.images:,} images were predicted, {images:,} evaluated")
-    apart = f"to within {loaded.largest_difference:.1g}" if loaded.largest_difference else "bit for bit"
-    sentence = f"{loaded.same:,} of {images:,} images the same in a fresh process, {apart}"
+    agreement = f"to within {loaded.largest_difference:.1g}" if loaded.largest_difference else "bit for bit"
+    sentence = f"{loaded.same:,} of {images:,} images the same in a fresh process, {agreement}"
     return _check(name, loaded.same / max(images, 1), 1.0, sentence)
 
 
 def _loss(candidate: CandidateResults, baseline: BaselineResults, allowed: float) -> Check:
-    """The candidate is not shown to lose more than is allowed to another model, on the same images."""
+    """The data do not show that the candidate loses more than `allowed` to the baseline, on the same images."""
     low, sentence = _shown_loss(candidate, baseline, allowed)
     margin = allowed - low
     return Check(
@@ -203,7 +204,7 @@ def _loss(candidate: CandidateResults, baseline: BaselineResults, allowed: float
 
 
 def _shown_loss(candidate: CandidateResults, baseline: BaselineResults, allowed: float) -> tuple[float, str]:
-    """The least loss that is not refuted with 95 % confidence, and a sentence; the negated UNKNOWN without any."""
+    """The smallest loss that is not refuted with 95 % confidence, and a sentence; -UNKNOWN without a comparison."""
     if baseline.predicted is None or baseline.labels is None:
         return -UNKNOWN, f"cannot be compared: {baseline.problem or 'it has no predictions'}"
     if not np.array_equal(baseline.labels, candidate.labels):

@@ -1,7 +1,7 @@
 """Candidate and champion on the same test images: how many were won and lost, and which.
 
-Pure NumPy; `tasks.gate.paired` has the statistics of the counts. The report shows what `compare` makes, and so does
-`retrain compare` of any two published versions.
+Pure NumPy; `tasks.gate.paired` has the statistics of the counts. Called by the gate, for the report, and by `retrain
+compare` for any two published versions.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from tasks.data.arrays import Bytes, Probabilities
 from tasks.gate.paired import Counts, count
 from tasks.values import Value
 
-# How many of the images won, and of those lost, are named.
-MOST = 20
+# How many of the images won, and of those lost, are listed.
+MAX_LISTED = 20
 
 
-class Said(Value):
-    """What a model took an image for, and how surely."""
+class Prediction(Value):
+    """The class that a model gives an image, and the probability of that class."""
 
     guess: int
     probability: float
 
 
 class Change(Value):
-    """A test image that one of two models gets wrong: its number, what it shows, and what either model says."""
+    """A test image that only one of two models gets right: its number, its label, and both predictions."""
 
     image: int
     truth: int
-    champion: Said
-    candidate: Said
+    champion: Prediction
+    candidate: Prediction
 
 
 class Side(Value):
-    """The images that only one of the two models gets right: how many, of each class, and the first to look at.
+    """The images that only one of the two models gets right: how many, how many of each class, and which.
 
-    `images` are those where the model that is wrong is surest, at most `MOST` of them.
+    `images` lists at most `MAX_LISTED`: those where the model that is wrong gives its guess the highest probability.
     """
 
     count: int
@@ -60,50 +60,58 @@ class Comparison(Value):
 
     @property
     def counts(self) -> Counts:
-        """What the statistics of a paired comparison are made of."""
+        """The counts for the paired statistics."""
         return Counts(only_champion=self.lost.count, only_candidate=self.won.count, images=self.images)
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A model's guesses, uint8 (n,), how sure it was, float32 (n,), and whether they are right."""
+    """A model's guesses, uint8 (n,), their probabilities, float32 (n,), and which are right, bool (n,)."""
 
     guesses: Bytes
-    sureness: Probabilities
+    confidence: Probabilities
     right: np.ndarray
 
-    def said(self, image: int) -> Said:
-        return Said(guess=int(self.guesses[image]), probability=round(float(self.sureness[image]), 4))
+    def prediction(self, image: int) -> Prediction:
+        return Prediction(guess=int(self.guesses[image]), probability=round(float(self.confidence[image]), 4))
 
 
-def compare(champion: int, labels: Bytes, theirs: Probabilities, ours: Probabilities, most: int = MOST) -> Comparison:
+def compare(
+    champion: int, labels: Bytes, old: Probabilities, new: Probabilities, limit: int = MAX_LISTED
+) -> Comparison:
     """Compare a candidate with the champion, image by image.
 
     Args:
         champion: The champion's version.
-        labels: What each image shows, uint8 (n,).
-        theirs: What the champion says, float32 (n, classes).
-        ours: What the candidate says, float32 (n, classes).
-        most: How many of the images won and of those lost to name.
+        labels: The class of each image, uint8 (n,).
+        old: The champion's probabilities, float32 (n, classes).
+        new: The candidate's probabilities, float32 (n, classes).
+        limit: How many of the images won, and of those lost, to list.
 
-    Raises ValueError where these are not predictions of the same images.
+    Raises:
+        ValueError: These are not predictions of the same images.
     """
-    if not len(labels) == len(theirs) == len(ours):
-        raise ValueError(f"not the same images: {len(labels)}, {len(theirs)}, {len(ours)}")
-    old, new = _model(theirs, labels), _model(ours, labels)
-    counts = count(labels, old.guesses, new.guesses)
-    both_right = int((old.right & new.right).sum())
+    if not len(labels) == len(old) == len(new):
+        raise ValueError(f"not the same images: {len(labels)}, {len(old)}, {len(new)}")
+    champions, candidates = _model(old, labels), _model(new, labels)
+    counts = count(labels, champions.guesses, candidates.guesses)
+    both_right = int((champions.right & candidates.right).sum())
 
-    def side(which: np.ndarray, loser: _Model) -> Side:
-        images = np.flatnonzero(which)
-        # A stable sort: equal sureness keeps the order of the images, so the same models give the same report.
-        ranked = images[np.argsort(-loser.sureness[images], kind="stable")][:most]
+    def side(mask: np.ndarray, loser: _Model) -> Side:
+        images = np.flatnonzero(mask)
+        # A stable sort: equal probabilities keep the order of the images, so the same models give the same report.
+        ranked = images[np.argsort(-loser.confidence[images], kind="stable")][:limit]
         return Side(
             count=len(images),
-            per_class=tuple(int(number) for number in np.bincount(labels[images], minlength=theirs.shape[1])),
+            per_class=tuple(int(number) for number in np.bincount(labels[images], minlength=old.shape[1])),
             images=tuple(
-                Change(image=int(at), truth=int(labels[at]), champion=old.said(at), candidate=new.said(at))
-                for at in ranked
+                Change(
+                    image=int(i),
+                    truth=int(labels[i]),
+                    champion=champions.prediction(i),
+                    candidate=candidates.prediction(i),
+                )
+                for i in ranked
             ),
         )
 
@@ -112,8 +120,8 @@ def compare(champion: int, labels: Bytes, theirs: Probabilities, ours: Probabili
         images=len(labels),
         both_right=both_right,
         both_wrong=len(labels) - both_right - counts.only_champion - counts.only_candidate,
-        won=side(~old.right & new.right, old),
-        lost=side(old.right & ~new.right, new),
+        won=side(~champions.right & candidates.right, champions),
+        lost=side(champions.right & ~candidates.right, candidates),
     )
 
 

@@ -1,7 +1,7 @@
-"""What several seeds of one recipe say: the median one, and how far they are apart. Pure.
+"""Several seeds of one recipe: which model is judged, and how far they differ. Pure; called by the flow.
 
-Seeds of one recipe differ by more than a small improvement. So the median one by accuracy is judged and published,
-never the best, whose accuracy on the test set would be too good to be true.
+Seeds of one recipe differ by more than a small improvement does. The median model by accuracy is judged and published,
+never the best: its accuracy on the test set, by which it was chosen, is biased upwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tasks.values import SeedScore, Spread
 
 
 def median(scores: Sequence[SeedScore]) -> int:
-    """Which one is the median by accuracy; the lower of two, and of equal ones that with the smallest seed."""
+    """The index of the median by accuracy: of an even number the lower, among equal accuracies the smallest seed."""
     accuracies = sorted(score.accuracy for score in scores)
     middle = accuracies[(len(scores) - 1) // 2]
     return min(
@@ -22,7 +22,7 @@ def median(scores: Sequence[SeedScore]) -> int:
 
 
 def spread_of(scores: Sequence[SeedScore], chosen: int) -> Spread:
-    """Mean, standard deviation (of a sample, n - 1) and range of at least two."""
+    """Mean, standard deviation (of a sample, n - 1) and range of at least two scores; `chosen` indexes the median."""
     accuracies = [score.accuracy for score in scores]
     return Spread(
         scores=tuple(scores),

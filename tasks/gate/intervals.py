@@ -1,11 +1,11 @@
-"""Wilson's interval of a proportion, and the normal quantiles that the gate and the report use. Pure."""
+"""Wilson's interval of a proportion, and the normal quantiles that gate and report use. Pure."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
 
-# One-sided 95 %: 5 % of equally good models that are exactly at the limit would fail by chance.
+# One-sided 95 %: of models whose true value is exactly at the limit, 5 % are refuted by chance.
 ONE_SIDED = NormalDist().inv_cdf(0.95)
 TWO_SIDED = NormalDist().inv_cdf(0.975)
 

@@ -1,10 +1,10 @@
-"""Checkpoints: the state of a training after each epoch, so that one that was killed goes on where it was.
+"""Checkpoints: the state of a training after each epoch, so that a killed training resumes.
 
     checkpoints/<step>/<key>/<device>/<epoch>-<sha256>
 
-Each is one object, sealed with its SHA-256 and read back; the last two are kept, and none once the training's result
-is. A name tells the content, so two workers at the same training never overwrite each other. Written and read by the
-train step; imports neither Prefect nor TensorFlow.
+Each is one object, sealed with its SHA-256 and read back after the write. The last two are retained until the result
+of the training is stored. A name holds the SHA-256 of the content, so two workers with the same training never
+overwrite each other's. Called by `tasks.learning.training`; imports neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tasks.values import Epoch
 
 LOG = logging.getLogger("retrain.train")
 
-# The newest, and the one before in case it is damaged.
-KEPT = 2
+# The newest, and the one before it in case the newest is damaged.
+RETAINED = 2
 
 
 class Checkpoint(NamedTuple):
-    """What a training is made of after its last epoch: the network's weights, then the optimizer's variables."""
+    """The state of a training: its epochs so far; the network's weights, then the optimizer's variables."""
 
     history: tuple[Epoch, ...]
     variables: Sequence[NDArray[Any]]
@@ -42,29 +42,33 @@ class Checkpoints:
     """The checkpoints of one training.
 
     Args:
-        store: Where they are kept.
-        training: What names the training: the key of its step, and the device where another would change the bits.
+        store: Where they are stored.
+        training: Identifies the training: the key of its step, then the device, where another changes the bits.
     """
 
     def __init__(self, store: ObjectStore, training: str) -> None:
         self._store, self._folder = store, f"{CHECKPOINTS}{training}/"
 
     def newest(self) -> Checkpoint | None:
-        """The newest one that is whole; a damaged one is passed over, and said. Raises StoreError."""
+        """The newest intact checkpoint; None if there is none. Skips a damaged one with a warning.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
         for key in reversed(self._keys()):
             try:
                 return decode(fetch_sealed(self._store, key))
-            except (ArtifactError, KeyMissing) as error:  # missing: another worker at this training removed it
-                LOG.warning("train: the checkpoint after epoch %d is passed over: %s", _epoch(key), error)
+            except (ArtifactError, KeyMissing) as error:  # KeyMissing: another worker with this training removed it
+                LOG.warning("train: skips the checkpoint after epoch %d: %s", _epoch(key), error)
         return None
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint and remove the old ones. A store that fails costs the checkpoint, not the training."""
+        """Store a checkpoint and remove old ones. If the store fails, log a warning and go on without."""
         data, epoch = encode(checkpoint), len(checkpoint.history)
         try:
             write(self._store, f"{self._folder}{epoch:04d}-{hashlib.sha256(data).hexdigest()}", data)
             for key in self._keys():
-                if _epoch(key) <= epoch - KEPT:
+                if _epoch(key) <= epoch - RETAINED:
                     self._store.delete(key)
         except StoreError as error:
             LOG.warning("train: no checkpoint after epoch %d, the training goes on: %s", epoch, error)
@@ -74,7 +78,7 @@ class Checkpoints:
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
-    """A checkpoint as sealed .npz bytes."""
+    """Serialize a checkpoint as .npz bytes, sealed with their SHA-256."""
     history = json.dumps([epoch.model_dump() for epoch in checkpoint.history])
     buffer = io.BytesIO()
     np.savez(buffer, np.array(history), *checkpoint.variables)
@@ -82,7 +86,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
 
 
 def decode(content: bytes) -> Checkpoint:
-    """The checkpoint of bytes whose seal was checked. Nothing is unpickled."""
+    """Parse bytes whose seal was checked. Unpickles nothing."""
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         history, *variables = (archive[f"arr_{number}"] for number in range(len(archive.files)))
     return Checkpoint(tuple(Epoch(**epoch) for epoch in json.loads(str(history))), variables)

@@ -1,7 +1,7 @@
-"""Where training runs: a GPU or the CPU, decided without importing TensorFlow.
+"""The device that training runs on: a GPU or the CPU, chosen without importing TensorFlow.
 
-`auto` takes a GPU where there is one that the installed TensorFlow can use; `gpu` means a GPU or a clear error, never
-the CPU in silence. Called by the flow before anything else, and by the train step.
+`auto` takes a GPU if the installed TensorFlow can use one; `gpu` means a GPU or an error, never silently the CPU.
+Called by the flow before the first step, by a worker of the pool, and by the train step.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ LOG = logging.getLogger("retrain.train")
 
 Kind = Literal["cpu", "gpu"]
 
-# What TensorFlow itself says when it looks for GPUs, from a process of its own: the log goes to standard error.
-LOOK = """
+# Prints the devices that TensorFlow sees. Runs in a subprocess, because TensorFlow logs the causes to standard error.
+TENSORFLOW_PROBE = """
 import tensorflow as tf
-found = tf.config.list_physical_devices()
-print("built with CUDA" if tf.test.is_built_with_cuda() else "a CPU-only build", "sees", [d.name for d in found])
+devices = tf.config.list_physical_devices()
+print("built with CUDA" if tf.test.is_built_with_cuda() else "a CPU-only build", "sees", [d.name for d in devices])
 """
-PATIENCE = 60.0  # seconds
+PROBE_TIMEOUT = 60.0  # seconds
 
 CPUINFO = Path("/proc/cpuinfo")
 
-# What oneDNN, with which XLA multiplies, chooses its float32 kernels by, best first. Measured with the recipe: each of
-# these gives other bits, and so do some of XLA's own flags. What XLA compiles beside the products depends on the CPU's
-# model. The number of threads and the later AVX-512 extensions change none.
+# XLA multiplies with oneDNN, which chooses its float32 kernels by CPU flags. The best set first: name, CPU flags,
+# prefixes of ONEDNN_MAX_CPU_ISA. Measured with the recipe: each set gives other bits, and so do some of XLA's flags.
+# What XLA compiles beside the products depends on the CPU's model. The number of threads and the later AVX-512
+# extensions change no bits.
 INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
     ("AVX-512", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}, ("AVX512", "AVX10")),
     ("AVX2", {"avx2", "fma"}, ("AVX2",)),
@@ -48,10 +49,13 @@ INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
 
 
 def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
-    """The kind of device to train on. Raises DeviceError, within seconds, for `gpu` where there is none.
+    """The kind of device to train on.
 
-    Of another machine nothing can be seen from here: a worker of the pool `gpu` is taken at its word, until `require`
-    looks there. A CPU there has to calculate like the one here.
+    The devices of a worker of the pool `gpu` cannot be seen from here, so one for a GPU is expected to have a GPU until
+    `require` checks it there. One for the CPU must have the arithmetic of this machine's CPU.
+
+    Raises:
+        DeviceError: `gpu` on a machine where TensorFlow cannot use one; within seconds.
     """
     if train_on == "gpu":
         return device_kind("cpu" if choice == "cpu" else "gpu")
@@ -73,24 +77,28 @@ def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
 
 
 def require(expected: DeviceKind) -> None:
-    """Raise DeviceError where this machine has no such device: before it computes for a run that expects one."""
-    found = resolve(expected.kind)
-    if found != expected:
+    """Raise DeviceError if this machine has no such device. A worker calls it before it trains for another run."""
+    actual = resolve(expected.kind)
+    if actual != expected:
         raise DeviceError(
-            f"cannot train on this {found.kind.upper()}",
-            f"it calculates with {found.arithmetic}, the run that waits with {expected.arithmetic}",
-            "Start the worker on a machine like that run's, or train with --device gpu.",
+            f"cannot train on this {actual.kind.upper()}",
+            f"it calculates with {actual.arithmetic}, the waiting run with {expected.arithmetic}",
+            "Start the worker on a machine like that of the waiting run, or train with --device gpu.",
         )
 
 
 def device_kind(kind: Kind) -> DeviceKind:
-    """The kind with the arithmetic of this machine, or of any GPU."""
+    """The device kind: a CPU with the arithmetic of this machine's, a GPU with the backend alone."""
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     return DeviceKind(kind=kind, arithmetic=f"{backend}, {_cpu_arithmetic()}" if kind == "cpu" else backend)
 
 
 def describe(device: DeviceKind) -> Device:
-    """The device with its vendor's name."""
+    """The device with its vendor's name. Imports TensorFlow for a GPU.
+
+    Raises:
+        DeviceError: TensorFlow sees no GPU.
+    """
     name = _gpu_name() if device.kind == "gpu" else _cpu_name()
     return Device(kind=device.kind, arithmetic=device.arithmetic, name=name)
 
@@ -102,26 +110,26 @@ def _cpu_arithmetic() -> str:
 
 
 def _cpu_model() -> str:
-    """Which CPU it is, as its own registers tell: maker, family and model."""
+    """The CPU's maker, family and model, from /proc/cpuinfo."""
     fields = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")  # of x86, of Arm
-    return "/".join(filter(None, map(_cpu_lines, fields))) or platform.processor() or "an unknown CPU"
+    return "/".join(filter(None, map(_cpu_field, fields))) or platform.processor() or "an unknown CPU"
 
 
 def _kernels() -> str:
-    flags = set(_cpu_lines("flags").split())
-    # An environment variable of oneDNN's own; it can only take away.
+    flags = set(_cpu_field("flags").split())
+    # oneDNN's own variable: an upper bound on the instructions that it uses.
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     unlimited = limit in {"", "ALL", "DEFAULT"}
-    has = next(rank for rank, (_, needed, _) in enumerate(INSTRUCTIONS) if needed <= flags)
-    may = next(rank for rank, (_, _, names) in enumerate(INSTRUCTIONS) if unlimited or limit.startswith(names))
-    return f"oneDNN with {INSTRUCTIONS[max(has, may)][0]}"
+    supported = next(rank for rank, (_, needed, _) in enumerate(INSTRUCTIONS) if needed <= flags)
+    allowed = next(rank for rank, (_, _, names) in enumerate(INSTRUCTIONS) if unlimited or limit.startswith(names))
+    return f"oneDNN with {INSTRUCTIONS[max(supported, allowed)][0]}"
 
 
 def _why_no_cuda() -> str:
-    """Why the installed TensorFlow cannot use a GPU, or "". Cheap: looks for the libraries, does not ask TensorFlow."""
+    """Why the installed TensorFlow cannot use a GPU, or "". Looks for the libraries, without importing TensorFlow."""
     if _installed("tensorflow") is None and _installed("tensorflow-cpu") is not None:
         return "the installed TensorFlow is the CPU-only build (tensorflow-cpu)"
-    # Either as packages, which tensorflow[and-cuda] brings, or on the system.
+    # CUDA comes as packages with tensorflow[and-cuda], or is installed on the system.
     if not any(_installed(f"nvidia-cudnn-cu{cuda}") for cuda in (12, 13)) and not ctypes.util.find_library("cudnn"):
         return "the CUDA libraries are missing (no cuDNN is installed)"
     return ""
@@ -149,12 +157,12 @@ def _installed(distribution: str) -> str | None:
 
 @cache
 def _what_tensorflow_sees() -> str:
-    loud = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
-    command = [sys.executable, "-c", LOOK]
+    verbose = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
+    command = [sys.executable, "-c", TENSORFLOW_PROBE]
     try:
-        done = subprocess.run(command, env=loud, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, env=verbose, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
-        return f"TensorFlow did not tell within {PATIENCE:.0f} s what it sees"
+        return f"TensorFlow did not list its devices within {PROBE_TIMEOUT:.0f} s"
     reasons = [
         line.split("] ")[-1] for line in done.stderr.splitlines() if "dso_loader" in line or "Cannot dlopen" in line
     ]
@@ -168,18 +176,20 @@ def _gpu_name() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         raise DeviceError(
-            "cannot train on a GPU", f"a GPU is there, but {_what_tensorflow_sees()}", "Install retrain-mnist[gpu]."
+            "cannot train on a GPU",
+            f"a GPU is visible, but {_what_tensorflow_sees()}",
+            "Install retrain-mnist[gpu].",
         )
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name))
 
 
 def _cpu_name() -> str:
-    name = _cpu_lines("model name") or platform.processor() or platform.machine()
+    name = _cpu_field("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _cpu_lines(field: str) -> str:
-    """What Linux says of the first core under this name, or ""."""
+def _cpu_field(field: str) -> str:
+    """The value of this field of /proc/cpuinfo for the first core, or ""."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:

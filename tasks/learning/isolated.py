@@ -1,8 +1,8 @@
-"""What a model file predicts in a process of its own that has nothing but the file's bytes and the images.
+"""Predicts with a model file in an isolated subprocess that gets nothing but the file's bytes and the images.
 
-Most of the time that takes is the process's own import of TensorFlow, which needs neither file nor images: whoever
-knows that it will be needed calls `preload`, and the process imports meanwhile and waits. Called by the load_back
-step, by the flow and by the command line. Imports neither Prefect nor Keras.
+The subprocess spends most of its time on the import of TensorFlow, which needs neither. `preload` starts it early: it
+imports while the caller does other work, and then waits. Called by the load_back step, by `flows.seeds` and by
+`flows.cli.preload`. Imports neither Prefect nor Keras.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from tasks.learning import predictions
 
 ROOT = Path(__file__).parents[2]
 
-# Seconds for the whole process: ten times what TensorFlow's import takes on a busy machine.
-PATIENCE = 300.0
+# Seconds for the whole subprocess: ten times what TensorFlow's import takes on a busy machine.
+TIMEOUT = 300.0
 
-# Bytes that the process may write to: ten times what the recipe's model takes; the largest file that is allowed fits.
-MEMORY = 8 * 2**30
+# Bytes of data memory: ten times what the recipe's model takes, and enough for the largest model file allowed.
+MEMORY_LIMIT = 8 * 2**30
 
 
 def predict_isolated(model: bytes, images: Bytes) -> Probabilities:
-    """What a process of its own predicts, float32 (n, classes), from the file's bytes and uint8 images (n, 784).
+    """Predict in a subprocess: probabilities float32 (n, classes), from a model file's bytes and uint8 images (n, 784).
 
-    Raises LoadBackError where the file is refused, or the process dies, hangs, or writes no such array.
+    Raises:
+        LoadBackError: The file is refused, or the subprocess dies, takes too long, or writes no such array.
     """
     try:
-        process = _take()
+        process = _take_process()
         try:
             return process.predict(model, images)
         finally:
@@ -47,43 +48,43 @@ def predict_isolated(model: bytes, images: Bytes) -> Probabilities:
 
 
 def preload() -> None:
-    """Start the process that the next call takes, unless one waits already. It ends with this process at the latest."""
-    global _waiting
-    if _waiting is None:
+    """Start the subprocess that the next `predict_isolated` uses, unless it runs already. It ends with this process."""
+    global _preloaded
+    if _preloaded is None:
         try:
-            _waiting = _Process()
+            _preloaded = _Process()
         except OSError:
-            return  # the call itself will say what is wrong
+            return  # `predict_isolated` tries again and raises the error
         atexit.register(dismiss)
 
 
 def dismiss() -> None:
-    """End the process that waits, if one does."""
-    global _waiting
-    process, _waiting = _waiting, None
+    """End the preloaded subprocess, if there is one."""
+    global _preloaded
+    process, _preloaded = _preloaded, None
     if process:
         process.end()
     atexit.unregister(dismiss)
 
 
 class _Process:
-    """A process in a folder of its own, which imports, waits for a line, and predicts from the files in the folder."""
+    """A subprocess in a temporary folder. It imports Keras, waits for a line, and predicts from files in the folder."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._place = Path(self._folder.name)
-        # The project's sources come first on its path, wherever they lie.
+        self._path = Path(self._folder.name)
+        # The subprocess must import this project's sources, also where they are not installed.
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        with (self._place / "errors").open("wb") as errors:
+        with (self._path / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", predictions.__name__, str(MEMORY)],
-                cwd=self._place,
-                # No GPU: it computes on the CPU, and must not take memory from a training next to it.
+                [sys.executable, "-m", predictions.__name__, str(MEMORY_LIMIT)],
+                cwd=self._path,
+                # It predicts on the CPU, and must not take GPU memory from a training beside it.
                 env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                # Ctrl-C is for the run: this process ends when its standard input does.
+                # Ctrl-C must reach the run alone. The subprocess ends when its standard input closes.
                 start_new_session=True,
             )
 
@@ -91,18 +92,18 @@ class _Process:
         return self._process.poll() is None
 
     def predict(self, model: bytes, images: Bytes) -> Probabilities:
-        (self._place / predictions.MODEL).write_bytes(model)
-        (self._place / predictions.IMAGES).write_bytes(to_npy(images))
+        (self._path / predictions.MODEL).write_bytes(model)
+        (self._path / predictions.IMAGES).write_bytes(to_npy(images))
         try:
-            self._process.communicate(b"go\n", timeout=PATIENCE)
+            self._process.communicate(b"go\n", timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise _failed(f"the process was not done after {PATIENCE:.0f} s") from None
+            raise _failed(f"the process was not done after {TIMEOUT:.0f} s") from None
         code = self._process.returncode
         if code < 0:
             raise _failed(f"the process was killed by {signal.Signals(-code).name}")
         if code:
-            raise _failed(_last_line(self._place / "errors") or f"the process ended with {code}")
-        return _read(self._place / predictions.FOUND, len(images))
+            raise _failed(_last_line(self._path / "errors") or f"the process ended with {code}")
+        return _read(self._path / predictions.PROBABILITIES, len(images))
 
     def end(self) -> None:
         self._process.kill()
@@ -110,13 +111,13 @@ class _Process:
         self._folder.cleanup()
 
 
-_waiting: _Process | None = None
+_preloaded: _Process | None = None
 
 
-def _take() -> _Process:
-    """The process that waits; a new one where there is none, or where something has ended it since."""
-    global _waiting
-    process, _waiting = _waiting, None
+def _take_process() -> _Process:
+    """The preloaded subprocess, or a new one if there is none or it has ended."""
+    global _preloaded
+    process, _preloaded = _preloaded, None
     if process and not process.is_alive():
         process.end()
         process = None
@@ -124,14 +125,14 @@ def _take() -> _Process:
 
 
 def _read(path: Path, images: int) -> Probabilities:
-    """The process's array, believed only if it is one."""
+    """The array that the subprocess wrote, after checking dtype and shape."""
     try:
-        found = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        array = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise _failed(f"the process wrote no array ({error})") from error
-    if found.dtype != np.float32 or found.ndim != 2 or len(found) != images:
-        raise _failed(f"the process wrote {found.dtype} {found.shape} for {images:,} images")
-    return found
+    if array.dtype != np.float32 or array.ndim != 2 or len(array) != images:
+        raise _failed(f"the process wrote {array.dtype} {array.shape} for {images:,} images")
+    return array
 
 
 def _failed(why: str) -> LoadBackError:

@@ -1,4 +1,4 @@
-"""What a model's predictions are worth: accuracy, loss, precision and recall. Called by the evaluate step."""
+"""Accuracy, loss, precision and recall of predictions. Called by the evaluate step. NumPy and scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from tasks.values import Artifact, ClassScore, Evaluation
 
 
 def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:
-    """Accuracy, loss, precision and recall per class, confusion matrix, through scikit-learn.
+    """Accuracy, mean cross-entropy in nats, precision and recall per class, confusion matrix.
+
+    A class that is never predicted has precision 0, one without images recall 0.
 
     Args:
         probabilities: float32 (n, classes).
         labels: uint8 (n,).
-        predictions: Where the per-image predictions are kept.
+        predictions: The artifact with the predictions for each image.
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 

@@ -1,6 +1,7 @@
-"""The model file: a `.keras` archive whose bytes are reproducible, loaded only when it is provably harmless.
+"""The model file: a `.keras` archive with reproducible bytes, and a loader that refuses what could run code.
 
-Called by the train and evaluate steps, and by whoever uses a published model. Imports Keras when called.
+Called by the train and export steps, by `tasks.learning.predictions`, and by applications that use a published model.
+Imports neither Prefect nor, before it is called, Keras.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 from tasks.errors import ModelFileError
 from tasks.learning import backend
 
-# What the archive of this model holds, in this order, and no more than so many bytes of each.
+# The members of the archive, in this order, and the most bytes of each.
 MEMBERS = {"metadata.json": 10_000, "config.json": 1_000_000, "model.weights.h5": 500_000_000}
 
-# Classes whose loading runs no code of the file's own.
-HARMLESS = {
+# Classes whose loading runs no code from the file.
+ALLOWED_CLASSES = {
     "keras.Sequential",
     "keras.layers.InputLayer",
     "keras.layers.Dense",
@@ -31,21 +32,22 @@ HARMLESS = {
     "keras.DTypePolicy",
 }
 
-# The earliest date that a zip archive can state: a date of its own would make each archive's bytes differ.
+# The earliest date of the zip format, for every member: the current date would change the bytes.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def to_bytes(model: Any) -> bytes:
-    """A Keras model as `.keras` bytes, without its optimizer; the same weights give the same bytes.
+    """Serialize a Keras model as `.keras`, without its optimizer. The same weights give the same bytes.
 
-    Raises ModelFileError where there is no room for it in the folder of temporary files.
+    Raises:
+        ModelFileError: The folder of temporary files is full or cannot be written.
     """
     keras = backend.keras()
 
-    bare = keras.Sequential.from_config(model.get_config())
-    bare.set_weights(model.get_weights())
+    uncompiled = keras.Sequential.from_config(model.get_config())
+    uncompiled.set_weights(model.get_weights())
     try:
-        contents = _saved(bare)
+        contents = _saved(uncompiled)
     except OSError as error:
         raise ModelFileError(
             "cannot write the model file",
@@ -66,9 +68,10 @@ def _saved(model: Any) -> dict[str, bytes]:
 
 
 def load(data: bytes) -> Any:
-    """The Keras model of `.keras` bytes, uncompiled.
+    """Load the Keras model, uncompiled, from the bytes of a `.keras` file.
 
-    Raises ModelFileError before Keras reads anything unsafe, and for what Keras cannot read.
+    Raises:
+        ModelFileError: `check` refuses the file, before Keras reads any of it, or Keras cannot read it.
     """
     check(data)
     keras = backend.keras()
@@ -93,18 +96,18 @@ def check(data: bytes) -> None:
                 raise _refused(f"its members are {names} instead of {list(MEMBERS)}")
             contents = {name: _read(archive, name) for name in MEMBERS}
         config = json.loads(contents["config.json"])
-        strange = sorted(set(_classes(config)) - HARMLESS)
+        unknown = sorted(set(_classes(config)) - ALLOWED_CLASSES)
     # RuntimeError: an encrypted member, an unknown compression, a config nested too deep.
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as error:
         raise _refused(f"it is damaged ({error})") from error
-    if strange:
-        raise _refused(f"it holds the class {strange[0]}, which is not known to be harmless")
+    if unknown:
+        raise _refused(f"it holds the class {unknown[0]}, which is not known to be harmless")
     if not isinstance(config, dict) or config.get("class_name") != "Sequential":
         raise _refused("its config is not that of a Sequential model")
 
 
 def weights_digest(model: Any) -> str:
-    """SHA-256 over each weight's path, dtype, shape and bytes, in the model's order: the same in any process."""
+    """SHA-256, in hex, over path, dtype, shape and bytes of each weight, in the model's order."""
     digest = hashlib.sha256()
     for weight in model.weights:
         values = weight.numpy()
@@ -130,7 +133,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _classes(config: Any) -> Iterator[str]:
-    """Every class that a Keras config names, at any depth, by its full name, and every name it is registered as."""
+    """The full name of every class in a Keras config, at any depth, and every name that one is registered as."""
     if isinstance(config, dict):
         if "class_name" in config:
             yield f"{config.get('module')}.{config['class_name']}"

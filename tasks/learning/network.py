@@ -1,4 +1,4 @@
-"""The network: the first one of Chollet's *Deep Learning with Python*. Imports Keras when it is built."""
+"""The network: the first one of Chollet's *Deep Learning with Python*. Called by `tasks.learning.training`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tasks.learning import backend, epoch
 
 
 def build(inputs: int) -> Any:
-    """The network, not compiled: float32 in [0, 1] of shape (n, inputs) to probabilities (n, 10).
+    """The network, not compiled: float32 in [0, 1] of shape (n, inputs) to probabilities float32 (n, 10).
 
-    Layers have fixed names: a default one counts up within a process and would get into the model file.
+    Layers have fixed names, because the default names count up within a process and get into the model file.
     """
     keras = backend.keras()
     return keras.Sequential(

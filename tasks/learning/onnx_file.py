@@ -1,6 +1,6 @@
-"""A Keras model as ONNX, layer by layer for the layers that `model_file` lets in, and what onnxruntime predicts.
+"""Converts a Keras model to ONNX, layer by layer, and predicts with onnxruntime.
 
-Needs the extra `onnx`. Called by the export step.
+Needs the extra `onnx`, imported when called. Called by the export step.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tasks.errors import ExportError
 
 PACKAGES = ("onnx", "onnxruntime")
 
-# Old enough for the runtimes that are in use, and fixed: the versions are part of the bytes.
+# Old enough for the runtimes in use. Fixed, because the versions are part of the bytes.
 OPSET, IR_VERSION = 17, 8
 
-# Keras' activations by the name of their function, as ONNX operators with their attributes; None: nothing to compute.
+# ONNX operator and its attributes by the name of the Keras activation; None: no operator.
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]] | None] = {
     "linear": None,
     "relu": ("Relu", {}),
@@ -30,11 +30,12 @@ INPUT, OUTPUT = "pixels", "probabilities"
 
 
 def to_onnx(model: Any) -> bytes:
-    """A Sequential model of Dense layers as ONNX bytes; the same weights give the same bytes.
+    """Convert a Sequential model of Dense layers to ONNX bytes; the same weights give the same bytes.
 
     Its input `pixels` is float32 (images, inputs) in [0, 1], its output `probabilities` float32 (images, classes).
 
-    Raises ExportError for any other layer, activation or number format.
+    Raises:
+        ExportError: Another layer, activation or number format.
     """
     from onnx import TensorProto, checker, helper
 
@@ -42,9 +43,9 @@ def to_onnx(model: Any) -> bytes:
     weights: list[Any] = []
     value = INPUT
     for layer in model.layers:
-        operators, held = _dense(layer, value)
+        operators, initializers = _dense(layer, value)
         nodes += operators
-        weights += held
+        weights += initializers
         value = operators[-1].output[0]
     nodes[-1].output[0] = OUTPUT
     ends = ((INPUT, model.input_shape[1:]), (OUTPUT, model.output_shape[1:]))
@@ -61,25 +62,25 @@ def to_onnx(model: Any) -> bytes:
 
 
 def _dense(layer: Any, value: str) -> tuple[list[Any], list[Any]]:
-    """The operators of one layer, after `value`, and its weights."""
+    """The operators of a layer whose input is `value`, and its weights as initializers."""
     from onnx import helper, numpy_helper
 
-    operator = _require_plain(layer)
+    activation = _activation_of(layer)
     names = [f"{layer.name}/kernel", *([f"{layer.name}/bias"] if layer.use_bias else [])]
-    held = [
+    initializers = [
         numpy_helper.from_array(np.asarray(weight), name)
         for name, weight in zip(names, layer.get_weights(), strict=True)
     ]
     nodes = [helper.make_node("Gemm", [value, *names], [f"{layer.name}/sum"], name=f"{layer.name}/Gemm")]
-    if operator:
-        kind, attributes = operator
+    if activation:
+        kind, attributes = activation
         name = f"{layer.name}/{kind}"
         nodes.append(helper.make_node(kind, [f"{layer.name}/sum"], [name], name=name, **attributes))
-    return nodes, held
+    return nodes, initializers
 
 
-def _require_plain(layer: Any) -> tuple[str, dict[str, Any]] | None:
-    """Its activation as an operator. Raises ExportError unless it is a Dense layer that computes in float32."""
+def _activation_of(layer: Any) -> tuple[str, dict[str, Any]] | None:
+    """The activation as an operator. Raises ExportError for a layer that is not a plain Dense layer in float32."""
     activation = getattr(getattr(layer, "activation", None), "__name__", "none")
     formats = {str(weight.dtype) for weight in layer.weights} | {str(layer.compute_dtype)}
     if type(layer).__name__ != "Dense" or len(layer.input.shape) != 2:
@@ -92,14 +93,14 @@ def _require_plain(layer: Any) -> tuple[str, dict[str, Any]] | None:
 
 
 def run_onnx(data: bytes, images: Bytes) -> Probabilities:
-    """What onnxruntime predicts on the CPU for uint8 images (n, 784): float32 (n, classes)."""
+    """Predict on the CPU with onnxruntime: probabilities float32 (n, classes) for uint8 images (n, 784)."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (found,) = session.run([OUTPUT], {INPUT: scale(images)})
-    return np.asarray(found)
+    (probabilities,) = session.run([OUTPUT], {INPUT: scale(images)})
+    return np.asarray(probabilities)
 
 
 def left_out(why: str) -> ExportError:
-    """The error of a model that is published without model.onnx."""
+    """The error for a model that is published without model.onnx; `why` is in its report and manifest."""
     return ExportError("model.onnx is left out", why, "Only model.keras is published.")

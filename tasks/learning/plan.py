@@ -1,4 +1,6 @@
-"""What one training is given. Made by the flow for each seed; the train step and the work pool take it as one value."""
+"""The input of one training, as one value. `flows.seeds` builds it for each seed; the train step and the work pool take
+it. Only declares fields: the cache key leaves this module out.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from tasks.values import DeviceKind, Examples, Value
 class TrainingPlan(Value):
     """Everything that the weights depend on: the images, the recipe, the kind of device.
 
-    `validation` is only watched; None where no images are held out.
+    `validation` is only measured, never learned from; None if no images are held out.
     """
 
     examples: Examples

@@ -1,8 +1,8 @@
-"""What a model file predicts, here or in a process of its own that has nothing but the file's bytes and the images.
+"""Predicts with a model file: as a function for the evaluate step, as a program for `tasks.learning.isolated`.
 
-Called by the evaluate step and by `tasks.learning.isolated`. No Prefect; Keras when it predicts. As a program it
-imports Keras, waits for a line on its standard input, and then, from `model.keras` and `images.npy` in its folder,
-writes `probabilities.npy`, or says in one line why not:
+Imports no Prefect; Keras when it predicts. The program imports Keras and waits for a line on standard input. Then it
+reads `model.keras` and `images.npy` from its folder and writes `probabilities.npy`, or the reason of a failure as one
+line on standard error:
 
     python -m tasks.learning.predictions BYTES_OF_MEMORY
 """
@@ -19,50 +19,52 @@ from tasks.data.arrays import Bytes, Probabilities, from_npy, scale, to_npy
 from tasks.errors import RetrainError, TrainingError
 from tasks.learning import backend, model_file
 
-MODEL, IMAGES, FOUND = "model.keras", "images.npy", "probabilities.npy"
+MODEL, IMAGES, PROBABILITIES = "model.keras", "images.npy", "probabilities.npy"
 
-# What Keras imports where it is there, for uses that are not this program's: a third of its import.
+# Optional imports of Keras that this program does not use; they take a third of its import.
 UNUSED = ("matplotlib", "sklearn")
 
 
 def predict(model: bytes, images: Bytes) -> Probabilities:
     """The model's probabilities, float32 (n, classes), for uint8 images (n, 784).
 
-    On the CPU wherever the model was trained, so that any machine can repeat it: GPUs round products to 10 bits (TF32).
+    Always on the CPU, so that any machine can repeat it: a GPU multiplies with mantissas of 10 bits (TF32).
 
-    Raises ModelFileError for an unsafe file, TrainingError for probabilities that are none.
+    Raises:
+        ModelFileError: The file is unsafe or damaged.
+        TrainingError: An output is not finite, or the outputs of an image do not add up to 1.
     """
     with backend.keras().device("cpu:0"):
-        found: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
-    if not np.isfinite(found).all() or not np.allclose(found.sum(axis=1), 1, atol=1e-3):
+        probabilities: Probabilities = model_file.load(model).predict(scale(images), batch_size=10_000, verbose=0)
+    if not np.isfinite(probabilities).all() or not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3):
         raise TrainingError(
-            "cannot evaluate the model", "its outputs are no probabilities", "Use a lower --learning-rate."
+            "cannot evaluate the model", "its outputs are not probabilities", "Use a lower --learning-rate."
         )
-    return found
+    return probabilities
 
 
 def main() -> int:
-    """Predict from the files of this folder, once they are there; do nothing where whoever started this is gone."""
+    """Predict from the files in this folder after a line on standard input; end quietly if it closes without one."""
     _limit_memory(int(sys.argv[1]))
     sys.modules |= dict.fromkeys(UNUSED)  # type: ignore[arg-type] # None: cannot be imported
     try:
         backend.keras()
         if not sys.stdin.readline():
             return 0
-        found = predict(Path(MODEL).read_bytes(), from_npy(Path(IMAGES).read_bytes()))
+        probabilities = predict(Path(MODEL).read_bytes(), from_npy(Path(IMAGES).read_bytes()))
     except (RetrainError, MemoryError) as error:
         print(str(error) or "memory ran out", file=sys.stderr)
         return 1
-    Path(FOUND).write_bytes(to_npy(found))
+    Path(PROBABILITIES).write_bytes(to_npy(probabilities))
     return 0
 
 
-def _limit_memory(most: int) -> None:
-    """Of what this process writes to; its address space alone says nothing, TensorFlow reserves a lot of it."""
+def _limit_memory(limit: int) -> None:
+    """Limit the data memory (RLIMIT_DATA), in bytes. TensorFlow reserves far more address space than it uses."""
     if os.name == "posix":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 if __name__ == "__main__":

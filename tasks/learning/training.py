@@ -1,7 +1,7 @@
-"""Training: plain Keras, the same weights every time, even if it is killed on the way. Called by the train step.
+"""Training with Keras: RMSprop, categorical cross-entropy, resumed from checkpoints. Called by the train step.
 
-RMSprop, categorical cross-entropy. It trains on every training image and chooses nothing: a validation split is only
-watched. Same inputs, seed, device kind and package versions give the same weights, bit for bit.
+It trains on every training image and selects nothing: a validation split is only measured. The same inputs, seed,
+device kind and package versions give the same weights, bit for bit, also after a resume. Imports no Prefect.
 """
 
 from __future__ import annotations
@@ -28,30 +28,29 @@ LOG = logging.getLogger("retrain.train")
 
 
 class Fitted(NamedTuple):
-    """A trained Keras model and what each epoch came to."""
+    """A trained Keras model, not compiled, and the metrics of each epoch."""
 
     model: Any
     history: tuple[Epoch, ...]
 
 
-def learner(network: Any, recipe: Recipe, train: Split) -> Any:
-    """The network's layers behind their scale, compiled to train on these images.
+def compiled_model(network: Any, recipe: Recipe, train: Split) -> Any:
+    """The network's layers after a rescaling layer, compiled to train on these images; it shares the network's weights.
 
-    It takes uint8, a quarter of the memory of images scaled beforehand. The loss is that of the logits, which Keras
-    finds behind the softmax.
+    It takes uint8, a quarter of the memory of scaled images. Keras computes the loss from the logits.
     """
     keras = backend.keras()
     pixels = keras.Input(network.input_shape[1:], dtype="uint8")
-    learning = epoch.learner([pixels, keras.layers.Rescaling(SCALE), *network.layers], train, recipe.batch_size)
-    learning.compile(
+    model = epoch.epoch_model([pixels, keras.layers.Rescaling(SCALE), *network.layers], train, recipe.batch_size)
+    model.compile(
         optimizer=keras.optimizers.RMSprop(recipe.learning_rate),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
-    # Both make their variables when they are first used, and a function that makes variables is traced twice.
-    learning.optimizer.build(network.trainable_variables)
-    learning.compute_metrics(None, *np.zeros((2, 1, epoch.CLASSES), np.float32))
-    return learning
+    # Create the variables of optimizer and metrics now: a function that creates variables is traced twice.
+    model.optimizer.build(network.trainable_variables)
+    model.compute_metrics(None, *np.zeros((2, 1, epoch.CLASSES), np.float32))
+    return model
 
 
 def fit(
@@ -65,25 +64,25 @@ def fit(
     """Train the network.
 
     Args:
-        train: uint8 images (n, 784) and labels (n,).
+        train: Images uint8 (n, 784) and labels uint8 (n,).
         recipe: Epochs, batch size, learning rate and seed.
         kind: The device to train on.
-        validation: Watched after each epoch, never learned from.
-        checkpoints: Where the state after each epoch is kept, and where an earlier, killed training left its own.
-        on_epoch: Called with (number from 1, what it came to) after each epoch.
+        validation: Measured after each epoch, never learned from.
+        checkpoints: Store the state after each epoch, and hold that of an earlier training that was killed.
+        on_epoch: Called with (number from 1, metrics) after each epoch.
 
     Raises:
-        TrainingError: The loss is no longer a number, or diverged, or memory ran out.
+        TrainingError: The loss is not finite or diverges, or memory runs out.
     """
     keras = _deterministic_keras(recipe.seed)
-    with _one_line_where_memory_runs_out(), keras.device(f"{kind}:0"):
+    with _memory_errors_as_one_line(), keras.device(f"{kind}:0"):
         network = build(train.images.shape[1])
-        learning = learner(network, recipe, train)
-        variables = [*network.weights, *learning.optimizer.variables]
+        model = compiled_model(network, recipe, train)
+        variables = [*network.weights, *model.optimizer.variables]
         history = _resume(variables, recipe, checkpoints)
         for number in range(len(history), recipe.epochs):
-            history.append(_fit_epoch(learning, train, recipe, number, validation))
-            _require_sound(history)
+            history.append(_fit_epoch(model, train, recipe, number, validation))
+            _require_no_divergence(history)
             if checkpoints:
                 values = [keras.ops.convert_to_numpy(variable) for variable in variables]
                 checkpoints.keep(Checkpoint(tuple(history), values))
@@ -92,46 +91,46 @@ def fit(
 
 
 def _resume(variables: Sequence[Any], recipe: Recipe, checkpoints: Checkpoints | None) -> list[Epoch]:
-    """Put the variables where an earlier training left them, and return its epochs."""
-    found = checkpoints.newest() if checkpoints else None
-    if found is None:
+    """Assign the variables from the newest checkpoint and return its epochs; [] without one."""
+    checkpoint = checkpoints.newest() if checkpoints else None
+    if checkpoint is None:
         return []
-    for variable, value in zip(variables, found.variables, strict=True):
+    for variable, value in zip(variables, checkpoint.variables, strict=True):
         variable.assign(value)
-    LOG.info("train: resumes after epoch %d of %d", len(found.history), recipe.epochs)
-    return list(found.history)
+    LOG.info("train: resumes after epoch %d of %d", len(checkpoint.history), recipe.epochs)
+    return list(checkpoint.history)
 
 
-def _fit_epoch(learning: Any, train: Split, recipe: Recipe, number: int, watched: Split | None) -> Epoch:
+def _fit_epoch(model: Any, train: Split, recipe: Recipe, number: int, validation: Split | None) -> Epoch:
     start = time.perf_counter()
-    # A function of seed and epoch, not of a generator's state: a resumed training sees the same order.
+    # A function of seed and epoch, not of the state of a generator, so that a resumed training has the same order.
     order = np.random.default_rng([recipe.seed, number]).permutation(len(train.labels))
-    logs = learning.fit(
-        **epoch.arguments(train, order, recipe.batch_size),
+    logs = model.fit(
+        **epoch.fit_arguments(train, order, recipe.batch_size),
         initial_epoch=number,
         epochs=number + 1,
         shuffle=False,
-        validation_data=(watched.images, epoch.one_hot(watched.labels)) if watched else None,
+        validation_data=(validation.images, epoch.one_hot(validation.labels)) if validation else None,
         validation_batch_size=recipe.batch_size,
         verbose=0,
     ).history
-    found = {name: float(values[0]) for name, values in logs.items()}
-    for name, value in found.items():
+    metrics = {name: float(values[0]) for name, values in logs.items()}
+    for name, value in metrics.items():
         if not math.isfinite(value):
             raise _broken(number + 1, f"the {name} is {value}")
     return Epoch(
-        loss=found["loss"],
-        accuracy=found["accuracy"],
-        validation_loss=found.get("val_loss"),
-        validation_accuracy=found.get("val_accuracy"),
+        loss=metrics["loss"],
+        accuracy=metrics["accuracy"],
+        validation_loss=metrics.get("val_loss"),
+        validation_accuracy=metrics.get("val_accuracy"),
         seconds=round(time.perf_counter() - start, 3),
     )
 
 
-def _require_sound(history: Sequence[Epoch]) -> None:
-    """Raise TrainingError where the loss grows and is worse than twice that of guessing: nothing is learned any more.
+def _require_no_divergence(history: Sequence[Epoch]) -> None:
+    """Raise TrainingError if the loss grew in the last epoch and is more than twice that of guessing.
 
-    A first epoch is let off: on few images it begins high and comes down.
+    Not in the first epoch: with few images its loss starts high and then falls.
     """
     losses = [epoch.loss for epoch in history]
     guessing = math.log(epoch.CLASSES)
@@ -141,12 +140,12 @@ def _require_sound(history: Sequence[Epoch]) -> None:
         )
 
 
-def _broken(epoch: int, why: str) -> TrainingError:
-    return TrainingError(f"training broke down in epoch {epoch}", why, "Use a lower --learning-rate.")
+def _broken(number: int, why: str) -> TrainingError:
+    return TrainingError(f"training broke down in epoch {number}", why, "Use a lower --learning-rate.")
 
 
 @contextmanager
-def _one_line_where_memory_runs_out() -> Iterator[None]:
+def _memory_errors_as_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -158,12 +157,12 @@ def _one_line_where_memory_runs_out() -> Iterator[None]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: the host's, or the device's, which TensorFlow tells with an error class of its own."""
+    """Whether the host's memory ran out, or the device's, for which TensorFlow has an error class of its own."""
     return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
 
 
 def _deterministic_keras(seed: int) -> Any:
-    """Keras with every source of chance seeded."""
+    """Keras, with every random generator seeded and deterministic operations only."""
     keras = backend.keras()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf

@@ -1,7 +1,8 @@
-"""Training on the `gpu` work pool: as a run of the deployment `train/gpu`, which a worker of the pool picks up.
+"""Trains on the work pool `gpu`: starts a run of the deployment `train/gpu`, which a worker of the pool executes.
 
-The run that waits and the run that trains share nothing but the store: the second keeps its result under the key that
-the first one looks it up by. So it does not matter which of them dies. Called by the train step; imports Prefect.
+The waiting run and the training run share only the store: the second stores its result under the cache key by which the
+first one reads it, so either may die without loss. Called by the train step and `flows.seeds`; imports Prefect. Its
+code is not part of the cache key.
 """
 
 from __future__ import annotations
@@ -33,36 +34,37 @@ LOG = logging.getLogger("retrain.train")
 DEPLOYMENT = "train/gpu"
 POOL = "gpu"
 
-# Seconds between two looks at the run that trains: each is one request.
-INTERVAL = 1.0
+# Between two requests for the state of the training run.
+POLL_SECONDS = 1.0
 
-# Looks between two at the pool, while no worker has begun.
-POOL_EVERY = 15
+# Until a worker starts the training run, one poll in so many also checks that the pool has a worker.
+POLLS_PER_POOL_CHECK = 15
 
-# Seconds for which the server may be away, for an upgrade, say, while the other run trains on.
+# Seconds without an answer from the Prefect server, for example during an upgrade, until the waiting run fails.
 SERVER_AWAY = 600.0
 
 
 def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
-    """Have the pool train, and wait: True once the result is kept; False where this run is to train itself.
+    """Train on the pool and wait. True: the result is in the store. False: this run must train itself.
 
     Raises:
-        DispatchError: No worker, no such deployment, cancelled, or it took too long.
-        TrainingCrashed: The process or the machine died; worth another try, which goes on from the last checkpoint.
+        DispatchError: No worker, no such deployment, or the training failed, was cancelled or took too long.
+        TrainingCrashed: Its process or machine died. A retry resumes from the last checkpoint.
+        ArtifactError: The training failed and an artifact that it reads is missing or damaged.
     """
     if train_on == "here":
         return False
     parameters = _parameters(plan, run)
     with get_client(sync_client=True) as client:
-        if begun := run.submitted.pop(plan, None):
-            child = client.read_flow_run(begun)
+        if flow_run_id := run.submitted.pop(plan, None):
+            child = client.read_flow_run(flow_run_id)
         else:
             _require_worker(client)
-            child = _start(parameters, _title(plan.recipe))
+            child = _start(parameters, _run_name(plan.recipe))
         LOG.info("train: handed to the work pool %s as the run %r", POOL, child.name)
-        state = _finished(client, child)
+        state = _wait_or_cancel(client, child)
     if not state.is_completed():
-        for artifact in named(parameters):  # one that was lost is mended by the step that made it
+        for artifact in named(parameters):  # ArtifactError for a lost one: its step then computes it again
             run.artifacts.verify(artifact)
         raise _failed(child, state)
     return True
@@ -70,27 +72,29 @@ def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
 
 @contextmanager
 def submit_all(plans: Sequence[TrainingPlan], run: Run) -> Iterator[None]:
-    """Start these trainings on the pool now; `train_on_pool`, called for each in turn, then waits for its own.
+    """Start all these trainings on the pool; `train_on_pool`, called for one after the other, then waits for each.
 
-    No threads: waiting is all there is to do. What nobody waited for is cancelled at the end of the block, however that
-    comes. Raises DispatchError as `train_on_pool` does.
+    At the end of the block, also after an error, the trainings that nobody has waited for are cancelled.
+
+    Raises:
+        DispatchError: No worker, or no such deployment.
     """
     with get_client(sync_client=True) as client:
         _require_worker(client)
         try:
             for plan in plans:
-                child = _start(_parameters(plan, run), _title(plan.recipe))
-                run.submitted[plan] = child.id  # not the run itself: Prefect refuses it in what a task is given
+                child = _start(_parameters(plan, run), _run_name(plan.recipe))
+                run.submitted[plan] = child.id  # the id only: Prefect refuses a FlowRun among a task's arguments
             LOG.info("train: handed %d trainings to the work pool %s", len(plans), POOL)
             yield
         finally:
-            for left in run.submitted.values():
-                client.set_flow_run_state(left, Cancelling())
+            for unawaited in run.submitted.values():
+                client.set_flow_run_state(unawaited, Cancelling())
             run.submitted.clear()
 
 
 def is_crash(_task: object, _task_run: object, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: Prefect's `retry_condition_fn`."""
+    """Prefect's `retry_condition_fn` of the train step: retry only after a crash."""
     return isinstance(state.data, TrainingCrashed)
 
 
@@ -98,28 +102,28 @@ def _parameters(plan: TrainingPlan, run: Run) -> dict[str, Any]:
     return {"plan": plan.model_dump(mode="json"), "store": run.store.url, "refresh": "train" in run.refresh}
 
 
-def _title(recipe: Recipe) -> str:
+def _run_name(recipe: Recipe) -> str:
     return f"{recipe.epochs} epochs, seed {recipe.seed}"
 
 
 def _require_worker(client: SyncPrefectClient) -> None:
-    if not _is_ready(client):
+    if not _has_worker(client):
         raise _no_worker("no worker of it is online")
 
 
 def _no_worker(why: str) -> DispatchError:
-    # After a crash the machine may be on its way back; each further try waits longer.
-    kind = TrainingCrashed if _tries() > 1 else DispatchError
+    # After a crash the machine may be restarting, so this counts as a crash too and is retried after a longer wait.
+    kind = TrainingCrashed if _attempt() > 1 else DispatchError
     return kind(
         f"cannot train on the work pool {POOL}", why, f"Start one: prefect worker start --pool {POOL} --limit 1"
     )
 
 
-def _tries() -> int:
+def _attempt() -> int:
     return int(task_run.run_count or 1)
 
 
-def _is_ready(client: SyncPrefectClient) -> bool:
+def _has_worker(client: SyncPrefectClient) -> bool:
     try:
         return client.read_work_pool(POOL).status == WorkPoolStatus.READY
     except ObjectNotFound:
@@ -140,42 +144,42 @@ def _not_deployed(why: str) -> DispatchError:
 
 
 def longest_training() -> float:
-    """Seconds that a training may take, waiting for a worker included: `RETRAIN_LONGEST_TRAINING`, or a day."""
+    """Seconds that a training may take, including the wait for a worker: `RETRAIN_LONGEST_TRAINING`, or a day."""
     return float(os.environ.get("RETRAIN_LONGEST_TRAINING") or 86_400)
 
 
-def _finished(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
-    """The child's final state. Whatever ends the waiting early ends the child too: nobody would want its result."""
+def _wait_or_cancel(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
+    """The final state of the training run. If the wait ends early, for any reason, cancel the run."""
     try:
-        return _waited(client, child)
+        return _wait(client, child)
     except BaseException:
         client.set_flow_run_state(child.id, Cancelling())
         raise
 
 
-def _waited(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
-    start = heard = time.monotonic()
-    looks, away = 0, False
+def _wait(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
+    start = last_answer = time.monotonic()
+    polls, disconnected = 0, False
     while time.monotonic() - start < longest_training():
         try:
             state = _state(client, child.id)
             if state.is_final():
                 return state
-            looks += 1
-            if not state.is_running() and looks % POOL_EVERY == 0 and not _is_ready(client):
-                raise _no_worker("its worker went away before it began")
-            heard, away = time.monotonic(), False
+            polls += 1
+            if not state.is_running() and polls % POLLS_PER_POOL_CHECK == 0 and not _has_worker(client):
+                raise _no_worker("its worker went offline before it started")
+            last_answer, disconnected = time.monotonic(), False
         except httpx.TransportError as error:
-            if time.monotonic() - heard > SERVER_AWAY:
+            if time.monotonic() - last_answer > SERVER_AWAY:
                 raise
-            if not away:
-                LOG.warning("train: the Prefect server is away, the training goes on: %s", error)
-            away = True
-        time.sleep(INTERVAL)
+            if not disconnected:
+                LOG.warning("train: the Prefect server does not answer, the training goes on: %s", error)
+            disconnected = True
+        time.sleep(POLL_SECONDS)
     raise DispatchError(
         f"the training on the work pool {POOL} was ended",
         f"it was not done after {longest_training():.0f} s, waiting for a worker included",
-        "Run again: it goes on after its last epoch. RETRAIN_LONGEST_TRAINING allows more seconds.",
+        "Run again: it resumes after its last epoch. RETRAIN_LONGEST_TRAINING allows more seconds.",
     )
 
 
@@ -186,12 +190,12 @@ def _state(client: SyncPrefectClient, run: UUID) -> State[Any]:
 
 
 def _failed(child: FlowRun, state: State[Any]) -> DispatchError:
-    """What a child that ended without a result means for the run that waits for it."""
+    """The error for a training run that ended without a result."""
     if state.type == StateType.CRASHED:
         return TrainingCrashed(
             f"the training on the work pool {POOL} died",
             state.message or "its process or its machine is gone",
-            f"Run again: it goes on after its last epoch. Its log is that of the run {child.id}.",
+            f"Run again: it resumes after its last epoch. Its log is that of the run {child.id}.",
         )
     what = f"the training on the work pool {POOL} " + ("was cancelled" if state.is_cancelled() else "failed")
     return DispatchError(what, state.message or "no reason is given", f"Its log is that of the run {child.id}.")

@@ -81,13 +81,18 @@ class Registry:
             raise damaged(self._store.address(key), "is another version's")
         return manifest
 
-    def read(self, version: int, path: str) -> bytes:
-        """A version's file, verified. Raises RegistryError where it is missing or altered."""
-        for file in self.manifest(version).files:
+    def read(self, which: int | Pointer | Pin, path: str) -> bytes:
+        """A file of a version, verified; `which` as for `manifest`.
+
+        Raises:
+            RegistryError: The version or the file is missing or altered.
+        """
+        manifest = self.manifest(which)
+        for file in manifest.files:
             if file.path == path:
-                return self.read_file(version, file)
+                return self.read_file(manifest.version, file)
         raise RegistryError(
-            f"cannot read {path} of version {version}", "the manifest does not name it", "Check the name."
+            f"cannot read {path} of version {manifest.version}", "the manifest does not name it", "Check the name."
         )
 
     def read_file(self, version: int, file: File) -> bytes:

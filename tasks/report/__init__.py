@@ -1,8 +1,7 @@
-"""The report: what was trained on what, how well it does, and what the gate says of it.
+"""The report: data, training, accuracy, and the gate's decision, in several forms that README.md lists.
 
-One set of `facts` in several forms: `html` (report.html), `markdown` (report.md, the run's page), `formatting` (how
-numbers and rows read) and `figures` for both; `render` makes them all. Each is a function of the facts and the
-predictions alone, so that the same model gives the same bytes. jinja2 and matplotlib are imported when something is
+`render` makes the forms of report.*, each a function of the facts and the predictions alone: the same model gives the
+same bytes. Called by the steps and the command line. jinja2 and matplotlib are imported only when something is
 rendered.
 """
 
@@ -12,14 +11,14 @@ import json
 from typing import NamedTuple
 
 from tasks.data.arrays import Bytes, Probabilities
-from tasks.report.facts import Document, Facts, document
+from tasks.report.facts import Document, Facts, build_document
 
 
 class Rendered(NamedTuple):
-    """The report's forms, UTF-8: report.html, report.md, report.json, and Markdown with pictures for the run's page."""
+    """report.html, report.md, report.json, and Markdown with pictures for the run's page in Prefect; all UTF-8."""
 
-    page: bytes
-    text: bytes
+    html: bytes
+    markdown: bytes
     data: bytes
     run_page: bytes
 
@@ -28,23 +27,23 @@ def render(facts: Facts, images: Bytes, probabilities: Probabilities, labels: By
     """Every form of the report; the same input gives the same bytes.
 
     Args:
-        facts: What to tell.
+        facts: What the run knows.
         images: The test images, uint8 (n, 784) or (n, 28, 28).
-        probabilities: What the model said of each, float32 (n, classes).
-        labels: What each shows, uint8 (n,).
+        probabilities: The model's predictions, float32 (n, classes).
+        labels: The class of each image, uint8 (n,).
     """
     from tasks.report import figures, html, markdown
 
-    told = document(facts, probabilities, labels)
+    document = build_document(facts, probabilities, labels)
     return Rendered(
-        page=html.render(told, images),
-        text=markdown.markdown(told).encode(),
-        data=_data(told),
-        run_page=markdown.run_page(told, figures.pictures(told)).encode(),
+        html=html.render(document, images),
+        markdown=markdown.markdown(document).encode(),
+        data=_json(document),
+        run_page=markdown.run_page(document, figures.pictures(document)).encode(),
     )
 
 
-def _data(told: Document) -> bytes:
+def _json(document: Document) -> bytes:
     """report.json, keys sorted."""
-    plain = told.model_dump(mode="json", by_alias=True)
+    plain = document.model_dump(mode="json", by_alias=True)
     return (json.dumps(plain, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

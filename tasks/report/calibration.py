@@ -1,4 +1,7 @@
-"""Is the model as often right as it says? The reliability curve and the expected calibration error. Pure NumPy."""
+"""Is the model right as often as it says? Reliability curve and expected calibration error.
+
+Pure NumPy; called when a document is built.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import numpy as np
 from tasks.data.arrays import Bytes, Probabilities
 from tasks.values import Value
 
-# As Guo et al. have it. The error depends on the number of bins, so it stands beside it wherever it is told.
+# As in Guo et al. The error depends on the number of bins, so every form of the report states both.
 BINS = 15
 
 
 class Bin(Value):
-    """The images whose guess had a probability in (lower, upper]: their number, mean probability, and share right."""
+    """The images whose guess has a probability in (lower, upper]: their number, mean probability, and share right."""
 
     lower: float
     upper: float
@@ -22,7 +25,10 @@ class Bin(Value):
 
 
 class Calibration(Value):
-    """The bins that hold images, in order, of `of` equally wide ones over [0, 1]; `error` is the mean gap."""
+    """The bins that hold images, in order, out of `of` equally wide ones over [0, 1].
+
+    `error` is the expected calibration error.
+    """
 
     error: float
     of: int
@@ -30,39 +36,39 @@ class Calibration(Value):
 
 
 def calibration(probabilities: Probabilities, labels: Bytes, of: int = BINS) -> Calibration:
-    """How far the probability of the guess is from the share of right guesses.
+    """How far the probabilities of the guesses are from the share of right guesses.
 
     Args:
         probabilities: float32 (n, classes).
         labels: uint8 (n,).
-        of: How many bins.
+        of: Number of bins.
 
-    Images are put into equally wide bins by the probability of their guess; the error is the mean over all images of
+    Images are put into equally wide bins by the probability of their guess. The error is the mean over all images of
     their bin's gap, |share right - mean probability|. It is 0 for a model that is right as often as it says.
 
     Source: M. P. Naeini, G. F. Cooper, M. Hauskrecht (2015), Obtaining well calibrated probabilities using Bayesian
     binning, AAAI 29:2901-2907; for networks and 15 bins, C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger (2017), On
     calibration of modern neural networks, ICML 34:1321-1330.
     """
-    sureness = probabilities.max(axis=1).astype(np.float64)
+    confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0, 1, of + 1)
-    # Float32 probabilities may add up to a little more than 1.
-    places = np.clip(np.searchsorted(edges, sureness, side="left") - 1, 0, of - 1)
-    bins = [_bin(edges[place], edges[place + 1], sureness[at], right[at]) for place, at in _groups(places)]
-    gaps = sum(each.images * abs(each.accuracy - each.confidence) for each in bins)
+    # A float32 probability may be a little above 1.
+    indices = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, of - 1)
+    bins = [_bin(edges[i], edges[i + 1], confidence[mask], right[mask]) for i, mask in _groups(indices)]
+    gaps = sum(bin_.images * abs(bin_.accuracy - bin_.confidence) for bin_ in bins)
     return Calibration(error=round(gaps / max(len(labels), 1), 6), of=of, bins=tuple(bins))
 
 
-def _groups(places: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[tuple[int, np.ndarray]]:
-    return [(int(place), places == place) for place in np.unique(places)]
+def _groups(indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> list[tuple[int, np.ndarray]]:
+    return [(int(i), indices == i) for i in np.unique(indices)]
 
 
-def _bin(lower: float, upper: float, sureness: np.ndarray, right: np.ndarray) -> Bin:
+def _bin(lower: float, upper: float, confidence: np.ndarray, right: np.ndarray) -> Bin:
     return Bin(
         lower=round(float(lower), 6),
         upper=round(float(upper), 6),
         images=len(right),
-        confidence=round(float(sureness.mean()), 6),
+        confidence=round(float(confidence.mean()), 6),
         accuracy=float(right.mean()),
     )

@@ -1,6 +1,7 @@
 """What a CI job shows of a run: JUnit XML, a comment for the pull request, GitHub's step summary.
 
-Functions of what report.json holds, and of the link to the job. Called by the command line.
+Functions of the document in report.json and of the link to the job. Called by the command line; imports neither Prefect
+nor a drawing library.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, h
 from tasks.report.markdown import comparison_section, markdown, plain, table
 from tasks.values import Check
 
-# What XML 1.0 cannot hold, escaped or not.
+# Characters that XML 1.0 excludes, escaped or not.
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(told: Document) -> bytes:
-    """junit.xml: each of the gate's rows is a test case, and a failed one's message is its sentence.
+def junit(document: Document) -> bytes:
+    """junit.xml, UTF-8: each row of the gate is a test case; the message of a failure is the row's sentence.
 
-    The form that Jenkins, GitLab and others read: https://github.com/testmoapp/junitxml.
+    In the form that Jenkins, GitLab and others read: https://github.com/testmoapp/junitxml.
     """
-    checks = told.decision.checks
-    seconds = f"{sum(value for _, value in told.seconds):.3f}"
+    checks = document.decision.checks
+    seconds = f"{sum(value for _, value in document.seconds):.3f}"
     counts = {
         "tests": str(len(checks)),
         "failures": str(sum(not check.passed for check in checks)),
@@ -31,12 +32,13 @@ def junit(told: Document) -> bytes:
         "time": seconds,
     }
     root = ElementTree.Element("testsuites", {"name": "retrain", **counts})
-    suite = ElementTree.SubElement(root, "testsuite", {"name": _xml(f"gate of {told.model}"), "skipped": "0", **counts})
+    attributes = {"name": _xml(f"gate of {document.model}"), "skipped": "0", **counts}
+    suite = ElementTree.SubElement(root, "testsuite", attributes)
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in _measured(told).items():
+    for name, value in _properties(document).items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": _xml(value)})
-    for check, row in zip(checks, gate_rows(told.decision), strict=True):
-        case = {"classname": _xml(f"{told.model}.gate"), "name": _xml(check.name), "time": "0"}
+    for check, row in zip(checks, gate_rows(document.decision), strict=True):
+        case = {"classname": _xml(f"{document.model}.gate"), "name": _xml(check.name), "time": "0"}
         element = ElementTree.SubElement(suite, "testcase", case)
         text = _xml(f"{row['check']} is {row['value']} and needs {row['needs']}: {row['because']}")
         if check.passed:
@@ -45,17 +47,17 @@ def junit(told: Document) -> bytes:
             failure = ElementTree.SubElement(element, "failure", {"message": _xml(check.sentence), "type": "gate"})
             failure.text = text
     ElementTree.indent(root)
-    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
-    return written + b"\n"
+    xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml + b"\n"
 
 
-def _measured(told: Document) -> dict[str, str]:
+def _properties(document: Document) -> dict[str, str]:
     return {
-        "accuracy": f"{told.evaluation.accuracy:.6f}",
-        "loss": f"{told.evaluation.loss:.6f}",
-        "verdict": told.decision.verdict,
-        "weights": told.trained.weights_digest,
-        "code": told.provenance.code,
+        "accuracy": f"{document.evaluation.accuracy:.6f}",
+        "loss": f"{document.evaluation.loss:.6f}",
+        "verdict": document.decision.verdict,
+        "weights": document.trained.weights_digest,
+        "code": document.provenance.code,
     }
 
 
@@ -63,21 +65,22 @@ def _xml(text: str) -> str:
     return NOT_XML.sub("\ufffd", text)
 
 
-def comment(told: Document, link: str) -> str:
-    """comment.md, for a pull request: verdict, gate, what changed against the champion, where to read on.
+def comment(document: Document, link: str) -> str:
+    """comment.md, for a pull request: verdict, gate, what changed against the champion, a link.
 
     Args:
-        told: What report.json holds.
-        link: An address that shows the whole report, or the job that has it; "" where there is none.
+        document: The content of report.json.
+        link: The address of the report, or of the job that has it; "" for none.
     """
-    return "\n\n".join([*_head(told), *_changes(told), *([f"[The whole report]({link})"] if link else [])]) + "\n"
+    more = [f"[The whole report]({link})"] if link else []
+    return "\n\n".join([*_head(document), *_changes(document), *more]) + "\n"
 
 
-def summary(told: Document) -> str:
-    """Markdown for GitHub's step summary: the comment's content, the times, and the report folded in."""
-    times = table([{"step": name, "seconds": duration(value)} for name, value in told.seconds])
-    folded = f"<details><summary>The whole report</summary>\n\n{markdown(told)}\n</details>"
-    return "\n\n".join([*_head(told), *_changes(told), times, folded]) + "\n"
+def summary(document: Document) -> str:
+    """Markdown for GitHub's step summary: the content of the comment, the times of the steps, the report folded in."""
+    times = table([{"step": name, "seconds": duration(value)} for name, value in document.seconds])
+    folded = f"<details><summary>The whole report</summary>\n\n{markdown(document)}\n</details>"
+    return "\n\n".join([*_head(document), *_changes(document), times, folded]) + "\n"
 
 
 def failed(error: str) -> str:
@@ -85,11 +88,11 @@ def failed(error: str) -> str:
     return f"## 💥 retrain failed\n\n{plain(error)}\n"
 
 
-def _head(told: Document) -> list[str]:
-    decision = told.decision
+def _head(document: Document) -> list[str]:
+    decision = document.decision
     mark = "❌" if decision.verdict == "reject" else "⚠️" if decision.override else "✅"
     return [
-        f"## {mark} {plain(told.model)}: {plain(badge(decision))}",
+        f"## {mark} {plain(document.model)}: {plain(badge(decision))}",
         f"{accuracy_line(decision).capitalize()}. {plain(headline(decision))}",
         table([_marked(check, row) for check, row in zip(decision.checks, gate_rows(decision), strict=True)]),
     ]
@@ -99,6 +102,6 @@ def _marked(check: Check, row: dict[str, str]) -> dict[str, str]:
     return {"": "✅" if check.passed else "❌"} | {name: text for name, text in row.items() if name != "result"}
 
 
-def _changes(told: Document) -> list[str]:
-    """The comparison with the champion, below the verdict."""
-    return [f"#{comparison_section(told.comparison)}"] if told.comparison else []
+def _changes(document: Document) -> list[str]:
+    """The comparison with the champion, a heading level lower than in the report."""
+    return [f"#{comparison_section(document.comparison)}"] if document.comparison else []

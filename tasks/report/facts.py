@@ -1,4 +1,7 @@
-"""What a report is made of. Pure; imports no drawing library."""
+"""The content of a report: `Facts`, which the run knows, and `Document`, which is report.json.
+
+Pure; called by everything that writes or reads a report. Imports no drawing library.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 STEPS = ("download", "preprocess", "train", "evaluate", "load_back", "export")
 
-# How many mistakes the report shows.
+# How many mistakes the report shows at most.
 MISTAKES = 30
 
 
 class Facts(Value):
-    """What the report tells, beside images and predictions; `comparison` where there was a champion."""
+    """What a run knows for its report, besides images and predictions; `comparison` is None without a champion."""
 
     candidate: Candidate
     decision: Decision
@@ -33,7 +36,7 @@ class Facts(Value):
 
 
 class Mistake(Value):
-    """A test image that the model got wrong: its number, what it is, what the model took it for, and how surely."""
+    """A test image that the model gets wrong: its number, its label, the guess, and the probability of the guess."""
 
     image: int
     truth: int
@@ -42,7 +45,7 @@ class Mistake(Value):
 
 
 class Document(Candidate):
-    """What report.json holds: the candidate, how it was judged, and what was read off the predictions.
+    """The content of report.json: the candidate, the gate's decision, and what was computed from the predictions.
 
     `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
     """
@@ -59,7 +62,7 @@ class Document(Candidate):
 
     @property
     def model(self) -> str:
-        """The model's name in the store: that of its data set."""
+        """The model's name in the store: the name of its data set."""
         return self.prepared.dataset
 
     @property
@@ -69,12 +72,12 @@ class Document(Candidate):
 
     @property
     def seconds(self) -> list[tuple[str, float]]:
-        """What each step took, in the order in which they run."""
+        """The seconds of each step, in the order in which they run."""
         return _in_order(self.provenance.seconds, STEPS)
 
     @property
     def digests(self) -> list[tuple[str, str]]:
-        """The SHA-256 of what the model was made from, and of what was made."""
+        """Names and SHA-256 of data, model and packages."""
         data, packages = self.prepared, sorted(self.provenance.digests.items())
         return [
             ("training images", data.train.images.sha256),
@@ -87,14 +90,14 @@ class Document(Candidate):
         ]
 
 
-def _in_order(found: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
+def _in_order(entries: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
     """The entries with these names first, then any others by name: equal facts must give the same report."""
-    known = [name for name in names if name in found]
-    return [(name, found[name]) for name in [*known, *sorted(found.keys() - known)]]
+    known = [name for name in names if name in entries]
+    return [(name, entries[name]) for name in [*known, *sorted(entries.keys() - known)]]
 
 
-def document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
-    """Complete the facts with what the predictions show; the arguments are those of `worst_mistakes`."""
+def build_document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
+    """Add to the facts what the predictions show: probabilities float32 (n, classes), labels uint8 (n,)."""
     return Document(
         **dict(facts.candidate),
         decision=facts.decision,
@@ -105,20 +108,20 @@ def document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Docum
     )
 
 
-def worst_mistakes(probabilities: Probabilities, labels: Bytes, most: int) -> tuple[Mistake, ...]:
-    """The mistakes that the model was surest of, worst first.
+def worst_mistakes(probabilities: Probabilities, labels: Bytes, limit: int) -> tuple[Mistake, ...]:
+    """The mistakes to which the model gives the highest probability, in descending order.
 
     Args:
         probabilities: float32 (n, classes).
         labels: uint8 (n,).
-        most: How many at most.
+        limit: How many at most.
     """
     guesses = probabilities.argmax(axis=1)
-    sureness = probabilities.max(axis=1)
+    confidence = probabilities.max(axis=1)
     wrong = np.flatnonzero(guesses != labels)
-    # A stable sort: equal sureness keeps the order of the images, so the same model gives the same report.
-    ranked = wrong[np.argsort(-sureness[wrong], kind="stable")][:most]
+    # A stable sort: equal probabilities keep the order of the images, so the same model gives the same report.
+    ranked = wrong[np.argsort(-confidence[wrong], kind="stable")][:limit]
     return tuple(
-        Mistake(image=int(i), truth=int(labels[i]), guess=int(guesses[i]), probability=round(float(sureness[i]), 4))
+        Mistake(image=int(i), truth=int(labels[i]), guess=int(guesses[i]), probability=round(float(confidence[i]), 4))
         for i in ranked
     )

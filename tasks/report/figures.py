@@ -1,6 +1,6 @@
-"""The report's pictures, through matplotlib: curves as SVG for the page, curves and confusion matrix as PNG.
+"""The report's pictures, drawn by matplotlib: SVG for report.html, PNG for the run's page in the Prefect interface.
 
-Deterministic: no dates, fixed ids. Called by the report step; matplotlib is imported when a picture is drawn.
+Deterministic: no dates, fixed ids. Called when a report is rendered; matplotlib is imported when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 CURVES = ("loss", "accuracy")
 
-# What matplotlib would write into an SVG beside the drawing, the date among it.
+# Metadata, the date among them, that matplotlib would write into an SVG.
 SVG_METADATA = ("Creator", "Date", "Format", "Type")
 
-# Stand-ins that the page's style sheet gives its own colours, light or dark.
+# Placeholders, replaced by variables of the style sheet, which has colours for light and dark.
 INK, TRAIN, VALIDATION = "#010203", "#010204", "#010205"
 STYLE_NAMES = {INK: "currentColor", TRAIN: "var(--accent)", VALIDATION: "var(--second)"}
 
-# The same for pictures that stand alone on a light or a dark page.
+# Colours of the PNGs, which must be readable on light and on dark.
 GREY, BLUE, ORANGE, DARK = "#7a7f87", "#2f6fdf", "#d97706", "#22262c"
 
 
 def curve_svgs(history: Sequence[Epoch]) -> dict[str, str]:
-    """Loss and accuracy per epoch by name, each as inline SVG that takes its colours and its type from the page.
+    """Loss and accuracy per epoch, by name, as inline SVG that takes colours and font from the page around it.
 
-    Without titles or legend: the page sets those as text.
+    Without titles or legend: the page shows those as text.
     """
     return {name: _svg(_curve(history, name), name) for name in CURVES}
 
 
-def calibration_svgs(found: Calibration) -> dict[str, str]:
-    """The reliability curve and how many images it stands on, as inline SVG like `curve_svgs`."""
+def calibration_svgs(calibration: Calibration) -> dict[str, str]:
+    """Reliability curve and histogram of the images over their confidence, as inline SVG like `curve_svgs`."""
     return {
-        "reliability": _svg(_reliability(found.bins), "reliability"),
-        "sureness": _svg(_sureness(found), "sureness"),
+        "reliability": _svg(_reliability(calibration.bins), "reliability"),
+        "confidence": _svg(_confidence_histogram(calibration), "confidence"),
     }
 
 
 def pictures(document: Document) -> dict[str, bytes]:
-    """Learning curves and confusion matrix as PNG, by title, for where SVG cannot go."""
+    """Learning curves and confusion matrix as PNG, by title, for Markdown, which cannot hold SVG."""
     return {"Learning curves": _png(_curves(document.trained.history)), "Confusion matrix": _png(_confusion(document))}
 
 
 def _curve(history: Sequence[Epoch], name: str) -> Figure:
-    with _drawn((4.1, 2.3)) as figure:
+    with _new_figure((4.1, 2.3)) as figure:
         _draw_curve(figure.add_subplot(), history, name, INK, (TRAIN, VALIDATION))
         return figure
 
 
 def _curves(history: Sequence[Epoch]) -> Figure:
-    with _drawn((9, 2.9)) as figure:
+    with _new_figure((9, 2.9)) as figure:
         for place, name in enumerate(CURVES, 1):
             axes = figure.add_subplot(1, 2, place)
             _draw_curve(axes, history, name, GREY, (BLUE, ORANGE))
@@ -75,32 +75,32 @@ def _draw_curve(axes: Axes, history: Sequence[Epoch], name: str, ink: str, colou
     for label, prefix, colour in zip(("training", "validation"), ("", "validation_"), colours, strict=True):
         values = [getattr(epoch, prefix + name) for epoch in history]
         if None not in values:
-            # A mark at each epoch tells a single one; many would hide the line.
+            # A marker at each epoch shows a single one; many would hide the line.
             marker = "o" if len(values) <= 30 else ""
             axes.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    _dress(axes, ink, "epoch")
+    _style(axes, ink, "epoch")
 
 
 def _reliability(bins: Sequence[Bin]) -> Figure:
-    """Share right over probability, with 95 % intervals: a bin of few images says little."""
+    """Share right over probability, with 95 % intervals, as a bin of few images is uncertain."""
     x, y = [each.confidence for each in bins], [each.accuracy for each in bins]
     intervals = [_interval(round(each.accuracy * each.images), each.images) for each in bins]
-    # Rounding must not put an end on the wrong side of its share.
+    # Rounding must not make an error bar negative.
     below, above = zip(
         *((max(0.0, share - low), max(0.0, high - share)) for share, (low, high) in zip(y, intervals, strict=True)),
         strict=True,
     )
-    with _drawn((4.1, 2.9)) as figure:
+    with _new_figure((4.1, 2.9)) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], linestyle=(0, (4, 4)), linewidth=1, color=INK, alpha=0.5)
         axes.errorbar(x, y, (below, above), color=TRAIN, marker="o", markersize=4, elinewidth=1, linewidth=1.5)
         axes.set_xlim(0, 1.02)
         axes.set_ylim(0, 1.02)
-        _dress(axes, INK, "probability that the model gives its guess")
+        _style(axes, INK, "probability that the model gives its guess")
         return figure
 
 
@@ -113,11 +113,11 @@ def _interval(right: int, images: int) -> tuple[float, float]:
     return low, high
 
 
-def _sureness(found: Calibration) -> Figure:
-    with _drawn((4.1, 2.9)) as figure:
+def _confidence_histogram(calibration: Calibration) -> Figure:
+    with _new_figure((4.1, 2.9)) as figure:
         axes = figure.add_subplot()
-        lower = [each.lower for each in found.bins]
-        axes.bar(lower, [each.images for each in found.bins], 0.92 / found.of, align="edge", color=TRAIN, alpha=0.75)
+        lower, images = [each.lower for each in calibration.bins], [each.images for each in calibration.bins]
+        axes.bar(lower, images, 0.92 / calibration.of, align="edge", color=TRAIN, alpha=0.75)
         from matplotlib.ticker import NullLocator
 
         # From half an image, so that a single one still shows.
@@ -126,12 +126,12 @@ def _sureness(found: Calibration) -> Figure:
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlim(0, 1.02)
-        _dress(axes, INK, "probability that the model gives its guess")
+        _style(axes, INK, "probability that the model gives its guess")
         return figure
 
 
-def _dress(axes: Axes, ink: str, across: str) -> None:
-    axes.set_xlabel(across, color=ink)
+def _style(axes: Axes, ink: str, label: str) -> None:
+    axes.set_xlabel(label, color=ink)
     axes.tick_params(colors=ink, length=3)
     axes.grid(axis="y", color=ink, alpha=0.15)
     for side, spine in axes.spines.items():
@@ -142,9 +142,9 @@ def _dress(axes: Axes, ink: str, across: str) -> None:
 
 def _confusion(document: Document) -> Figure:
     counts = np.array(document.evaluation.confusion)
-    # Coloured by mistakes alone: the diagonal would drown them. By the square root, so that single ones still show.
+    # Only mistakes are coloured, as the diagonal is far larger; by the square root, so that single ones still show.
     heat = np.sqrt(counts * (1 - np.eye(len(counts))))
-    with _drawn((5.2, 4.6)) as figure:
+    with _new_figure((5.2, 4.6)) as figure:
         axes = figure.add_subplot()
         axes.imshow(np.ma.masked_equal(heat, 0), cmap="Oranges", vmin=0, vmax=1.3 * max(1.0, heat.max()))
         for (truth, guess), count in np.ndenumerate(counts):
@@ -161,8 +161,8 @@ def _confusion(document: Document) -> Figure:
 
 
 @contextmanager
-def _drawn(size: tuple[float, float]) -> Iterator[Figure]:
-    # Not pyplot: it keeps global state and looks for a screen.
+def _new_figure(size: tuple[float, float]) -> Iterator[Figure]:
+    # Not pyplot: it keeps global state and looks for a display.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -177,8 +177,8 @@ def _svg(figure: Figure, name: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "retrain"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(SVG_METADATA))
     text = buffer.getvalue()
-    for stand_in, colour in STYLE_NAMES.items():
-        text = text.replace(stand_in, colour)
+    for placeholder, colour in STYLE_NAMES.items():
+        text = text.replace(placeholder, colour)
     # Two drawings on one page must not share an id.
     for reference in ('id="', "url(#", 'href="#'):
         text = text.replace(reference, f"{reference}{name}-")

@@ -1,6 +1,6 @@
 """How numbers, sentences and rows read, in every form of the report and in the command line's summary.
 
-Pure; no drawing library.
+Pure; called by the other modules of this folder, the flow and the command line. Imports no drawing library.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from tasks.values import Check, Decision, Epoch, Export, Spread, StepRun
 
 
 class Names(NamedTuple):
-    """How two models that are compared are called."""
+    """The names of two models that are compared."""
 
     old: str = "the champion"
     new: str = "the candidate"
 
 
 def number(value: float, unit: float = 1.0) -> str:
-    """A share with four decimals; a count (where the limit beside it is above 1) without."""
+    """A share with four decimals, or a count without: `unit`, its limit, is above 1 for a count."""
     return f"{value:.4f}" if abs(unit) <= 1 else f"{value:g}"
 
 
 def percent(share: float) -> str:
-    """A share as people read it, as exact as four decimals."""
+    """A share in per cent, as exact as four decimals."""
     return f"{100 * share:.2f} %"
 
 
-def sureness(probability: float) -> str:
-    """A probability in per cent, never rounded up to certainty."""
+def confidence(probability: float) -> str:
+    """A probability in per cent, never rounded up to 100 %."""
     return "> 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"
 
 
@@ -51,7 +51,7 @@ def accuracy_line(decision: Decision) -> str:
 
 
 def verdict_line(decision: Decision) -> str:
-    """The verdict, and every check that failed; who published a model that was rejected, and why."""
+    """The verdict with every failed check; for an override also who published, and why."""
     failed = ", ".join(check.name for check in decision.checks if not check.passed)
     if decision.override:
         return f"Rejected by the gate: {failed}. {_overridden(decision)}"
@@ -61,30 +61,30 @@ def verdict_line(decision: Decision) -> str:
 
 
 def badge(decision: Decision) -> str:
-    """The verdict in the fewest words."""
+    """The verdict in a few words."""
     if decision.override:
         return "Rejected by the gate, published by override"
     return verdict_line(decision).partition(":")[0]
 
 
 def headline(decision: Decision) -> str:
-    """The one sentence to read: what failed, or which check was the closest call; then what else there is to say."""
+    """The sentences to read first: which checks failed, or which has the smallest margin; then remark and override."""
     failed = [check for check in decision.checks if not check.passed]
     if failed:
-        said = ["; ".join(map(_measured, failed))]
+        sentences = ["; ".join(map(_value_and_limit, failed))]
     else:
         shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
         closest = min(shares, key=lambda check: check.margin)
-        said = ["every check holds", f"the closest call: {_measured(closest)}"]
-    said += [text for text in (decision.remark, _overridden(decision)) if text]
-    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in said)
+        sentences = ["every check holds", f"the closest call: {_value_and_limit(closest)}"]
+    sentences += [text for text in (decision.remark, _overridden(decision)) if text]
+    return " ".join(f"{text[:1].upper()}{text[1:]}." for text in sentences)
 
 
 def _overridden(decision: Decision) -> str:
     return f"Published all the same by {decision.override.by}: {decision.override.reason}" if decision.override else ""
 
 
-def _measured(check: Check) -> str:
+def _value_and_limit(check: Check) -> str:
     value, limit = number(check.value, check.limit), number(check.limit, check.limit)
     if not check.loss:
         return f"{check.name} is {value} and needs {limit}"
@@ -101,7 +101,7 @@ def gate_rows(decision: Decision) -> list[dict[str, str]]:
 
 
 def gate_row(check: Check) -> dict[str, str]:
-    """One of the gate's rows as text."""
+    """A row of the gate as text."""
     needs = f"≤ {_loss(check.limit)}" if check.loss else f"≥ {number(check.limit, check.limit)}"
     return {
         "check": check.name,
@@ -114,7 +114,7 @@ def gate_row(check: Check) -> dict[str, str]:
 
 
 def _loss(negated: float) -> str:
-    """A loss of accuracy as a person reads it; below no possible one, it is unknown."""
+    """A loss of accuracy, stored negated, with its own sign; "unknown" below any possible value."""
     if negated < -1:
         return "unknown"
     text = number(abs(negated))
@@ -126,15 +126,15 @@ def signed(value: float, unit: float = 1.0) -> str:
     return f"{'+' if value >= 0 else '−'}{number(abs(value), unit)}"
 
 
-def calibration_sentence(found: Calibration) -> str:
-    """The expected calibration error, and what it is."""
+def calibration_sentence(calibration: Calibration) -> str:
+    """The expected calibration error and its meaning."""
     return (
-        f"Expected calibration error {found.error:.4f}: how far, on average, the share of right guesses is from the "
-        f"probability that the model gives them. Over {found.of} equally wide bins of that probability."
+        f"Expected calibration error {calibration.error:.4f}: how far, on average, the share of right guesses is from "
+        f"the probability that the model gives them. Over {calibration.of} equally wide bins of that probability."
     )
 
 
-def calibration_rows(found: Calibration) -> list[dict[str, str]]:
+def calibration_rows(calibration: Calibration) -> list[dict[str, str]]:
     """Each bin that holds images."""
     return [
         {
@@ -144,40 +144,40 @@ def calibration_rows(found: Calibration) -> list[dict[str, str]]:
             "share right": f"{each.accuracy:.4f}",
             "gap": signed(each.accuracy - each.confidence),
         }
-        for each in found.bins
+        for each in calibration.bins
     ]
 
 
-def comparison_sentence(found: Comparison) -> str:
-    """What was won and lost against the champion, and whether that says anything."""
-    low, high = loss_bounds(found.counts, TWO_SIDED)
+def comparison_sentence(comparison: Comparison) -> str:
+    """The difference of the accuracies with its 95 % interval and McNemar's p-value."""
+    low, high = loss_bounds(comparison.counts, TWO_SIDED)
     return (
-        f"Accuracy {signed(-found.counts.loss)}, 95 % interval {signed(-high)} to {signed(-low)} (Tango). "
-        f"Two equally good models would differ this much in {percent(mcnemar(found.counts))} of cases (McNemar)."
+        f"Accuracy {signed(-comparison.counts.loss)}, 95 % interval {signed(-high)} to {signed(-low)} (Tango). "
+        f"Two equally good models would differ this much in {percent(mcnemar(comparison.counts))} of cases (McNemar)."
     )
 
 
-def comparison_rows(found: Comparison, names: Names = Names()) -> list[dict[str, str]]:
-    """The four kinds of images."""
+def comparison_rows(comparison: Comparison, names: Names = Names()) -> list[dict[str, str]]:
+    """How many images were lost, won, and answered by both models right or wrong."""
     rows = {
-        f"lost: only {names.old} is right": found.lost.count,
-        f"won: only {names.new} is right": found.won.count,
-        "both wrong": found.both_wrong,
-        "both right": found.both_right,
+        f"lost: only {names.old} is right": comparison.lost.count,
+        f"won: only {names.new} is right": comparison.won.count,
+        "both wrong": comparison.both_wrong,
+        "both right": comparison.both_right,
     }
     return [{"test images": name, "count": f"{count:,}"} for name, count in rows.items()]
 
 
-def changed_classes(found: Comparison) -> list[dict[str, str]]:
+def changed_classes(comparison: Comparison) -> list[dict[str, str]]:
     """How many images of each class were lost and won."""
     return [
         {"class": str(label), "lost": f"{lost:,}", "won": f"{won:,}", "net": signed(won - lost, 2)}
-        for label, (lost, won) in enumerate(zip(found.lost.per_class, found.won.per_class, strict=True))
+        for label, (lost, won) in enumerate(zip(comparison.lost.per_class, comparison.won.per_class, strict=True))
     ]
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them."""
+    """Seconds, or minutes from 100 s on, with one decimal."""
     return f"{seconds / 60:.1f} min" if seconds >= 100 else f"{seconds:.1f} s"
 
 
@@ -201,7 +201,7 @@ def _validation(epoch: Epoch) -> dict[str, str]:
 
 
 def spread_line(spread: Spread) -> str:
-    """What the seeds came to, in one line."""
+    """Mean, standard deviation and range over the seeds, in one line."""
     return (
         f"{len(spread.scores)} seeds: mean accuracy {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, "
         f"{spread.lowest:.4f} to {spread.highest:.4f}. The median, seed {spread.judged}, is judged."
@@ -220,7 +220,7 @@ def seed_rows(spread: Spread) -> list[dict[str, str]]:
     ]
 
 
-def class_rows(facts: Document) -> list[dict[str, str]]:
+def class_rows(document: Document) -> list[dict[str, str]]:
     """Precision and recall per class."""
     return [
         {
@@ -229,11 +229,11 @@ def class_rows(facts: Document) -> list[dict[str, str]]:
             "precision": f"{score.precision:.4f}",
             "recall": f"{score.recall:.4f}",
         }
-        for score in facts.evaluation.classes
+        for score in document.evaluation.classes
     ]
 
 
-def data_rows(facts: Document) -> list[dict[str, str]]:
+def data_rows(document: Document) -> list[dict[str, str]]:
     """The size and the pixels of each split."""
     return [
         {
@@ -243,13 +243,13 @@ def data_rows(facts: Document) -> list[dict[str, str]]:
             "pixels": f"{split.minimum:g} to {split.maximum:g}",
             "mean": f"{split.mean:.4f}",
         }
-        for name, split in facts.splits
+        for name, split in document.splits
     ]
 
 
-def provenance_rows(facts: Document) -> list[tuple[str, str]]:
-    """Where the model comes from, a line each."""
-    recipe, trained, origin = facts.recipe, facts.trained, facts.provenance
+def provenance_rows(document: Document) -> list[tuple[str, str]]:
+    """Where the model comes from: names and values."""
+    recipe, trained, origin = document.recipe, document.trained, document.provenance
     device, packages = trained.device, sorted(origin.packages.items())
     epochs = f"{recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}"
     steps = f"{epochs}, batch {recipe.batch_size}, RMSprop {recipe.learning_rate:g}, seed {recipe.seed}"
@@ -258,11 +258,11 @@ def provenance_rows(facts: Document) -> list[tuple[str, str]]:
         ("Trained", f"{trained.finished:%Y-%m-%d %H:%M} UTC on the {device.kind.upper()}, {device.name}"),
         ("Arithmetic", device.arithmetic),
         ("Code", origin.code),
-        ("Packages", ", ".join(f"{name} {found}" for name, found in [("Python", origin.python), *packages])),
+        ("Packages", ", ".join(f"{name} {version}" for name, version in [("Python", origin.python), *packages])),
         ("Source of the data", origin.source),
-        *((f"{name.capitalize()}, SHA-256", digest) for name, digest in facts.digests),
-        *_onnx_rows(facts.exported),
-        ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in facts.seconds)),
+        *((f"{name.capitalize()}, SHA-256", digest) for name, digest in document.digests),
+        *_onnx_rows(document.exported),
+        ("Time", ", ".join(f"{name} {duration(seconds)}" for name, seconds in document.seconds)),
     ]
 
 
@@ -275,5 +275,5 @@ def _onnx_rows(exported: Export) -> list[tuple[str, str]]:
 
 
 def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
-    """How each step of a run went, and why it ran or did not: the table on the run's page."""
+    """The time of each step of a run, and why it ran or was reused: the artifact `steps` on the run's page."""
     return [{"step": step.name, "time": duration(step.seconds), "why": step.reason} for step in steps]

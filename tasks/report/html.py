@@ -1,6 +1,7 @@
-"""report.html: one file that needs nothing else, light and dark, on a desk or a phone.
+"""report.html: one file that needs no other, light and dark, for desktop and phone.
 
-The template does the layout; this module prepares what it shows. Called by the report step.
+The templates do the layout; this module prepares the values that they show. Called when a report is rendered, and by
+`version_comparison`; jinja2 and Pillow are imported then.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from tasks.report.formatting import Names
 from tasks.values import Check, Epoch, Evaluation, Statistics
 
 
-def render(told: Document, images: Bytes) -> bytes:
+def render(document: Document, images: Bytes) -> bytes:
     """The report as HTML.
 
     Args:
-        told: What to tell.
-        images: The test images, uint8 (n, 784) or (n, 28, 28), for those that are shown.
+        document: The content.
+        images: The test images, uint8 (n, 784) or (n, 28, 28), of which it shows some.
     """
-    return fill("report.html.jinja", _shown(told, images))
+    return render_template("report.html.jinja", _context(document, images))
 
 
-def fill(template: str, shown: dict[str, Any]) -> bytes:
-    """A template of this folder with these values, all of them escaped."""
+def render_template(template: str, context: dict[str, Any]) -> bytes:
+    """A template of this folder, UTF-8, with these values, all of them escaped."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files("tasks.report")
@@ -46,13 +47,13 @@ def fill(template: str, shown: dict[str, Any]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(shown).encode()
+    return environment.get_template(template).render(context).encode()
 
 
-def _shown(facts: Document, images: Bytes) -> dict[str, Any]:
-    evaluation, decision = facts.evaluation, facts.decision
+def _context(document: Document, images: Bytes) -> dict[str, Any]:
+    evaluation, decision = document.evaluation, document.decision
     return {
-        "facts": facts,
+        "document": document,
         "passed": all(check.passed for check in decision.checks),
         "badge": formatting.badge(decision),
         "percent": formatting.percent,
@@ -61,26 +62,27 @@ def _shown(facts: Document, images: Bytes) -> dict[str, Any]:
         "gate": [
             (row, _gauge(check)) for row, check in zip(formatting.gate_rows(decision), decision.checks, strict=True)
         ],
-        "curves": _curves(facts.trained.history),
-        "epochs": formatting.epoch_rows(facts.trained.history),
-        "spread": formatting.spread_line(facts.spread) if facts.spread else "",
-        "seeds": formatting.seed_rows(facts.spread) if facts.spread else [],
+        "curves": _curves(document.trained.history),
+        "epochs": formatting.epoch_rows(document.trained.history),
+        "spread": formatting.spread_line(document.spread) if document.spread else "",
+        "seeds": formatting.seed_rows(document.spread) if document.spread else [],
         "confusion": _confusion_rows(evaluation.confusion),
-        "classes": list(zip(formatting.class_rows(facts), _weakest(evaluation), strict=True)),
-        "calibration": _calibration(facts.calibration),
-        "mistakes": [_mistake(mistake, images) for mistake in facts.mistakes],
+        "classes": list(zip(formatting.class_rows(document), _weakest(evaluation), strict=True)),
+        "calibration": _calibration(document.calibration),
+        "mistakes": [_mistake(mistake, images) for mistake in document.mistakes],
         "wrong": evaluation.images - evaluation.correct,
-        "comparison": facts.comparison and comparison_shown(facts.comparison, images),
-        "statistics": [(name, _statistics_row(split)) for name, split in facts.splits],
-        "provenance": [row for row in formatting.provenance_rows(facts) if row[0] != "Time"],
-        "times": _bars(facts.seconds),
+        "comparison": document.comparison and comparison_context(document.comparison, images),
+        "statistics": [(name, _statistics_row(split)) for name, split in document.splits],
+        "provenance": [row for row in formatting.provenance_rows(document) if row[0] != "Time"],
+        "times": _bars(document.seconds),
     }
 
 
 def _gauge(check: Check) -> dict[str, float]:
-    """Where value and limit lie on the row's own scale, in per cent of its width.
+    """The positions of value and limit on the row's own scale, in per cent of its width.
 
-    A share's scale ends at 1 and starts as far below the lower of the two as keeps both apart; any other's holds 0.
+    The scale of a share ends at 1 and starts so far below the lower of the two that both can be told apart; any other
+    scale includes 0.
     """
     lower, upper = sorted((check.value, check.limit))
     if lower >= 0 and upper <= 1:
@@ -91,86 +93,93 @@ def _gauge(check: Check) -> dict[str, float]:
 
 
 def _curves(history: Sequence[Epoch]) -> list[dict[str, str | None]]:
-    """Each drawing with what its last epoch reached."""
+    """Each drawing with the values of the last epoch."""
     last = history[-1]
 
-    def reached(field: str) -> str | None:
+    def final(field: str) -> str | None:
         value = getattr(last, field)
         return None if value is None else f"{value:.4f}"
 
     return [
-        {"name": name, "svg": svg, "training": reached(name), "validation": reached(f"validation_{name}")}
+        {"name": name, "svg": svg, "training": final(name), "validation": final(f"validation_{name}")}
         for name, svg in curve_svgs(history).items()
     ]
 
 
-def _calibration(found: Calibration) -> dict[str, Any]:
+def _calibration(calibration: Calibration) -> dict[str, Any]:
     return {
-        "svgs": calibration_svgs(found),
-        "sentence": formatting.calibration_sentence(found),
-        "rows": formatting.calibration_rows(found),
+        "svgs": calibration_svgs(calibration),
+        "sentence": formatting.calibration_sentence(calibration),
+        "rows": formatting.calibration_rows(calibration),
     }
 
 
 def _mistake(mistake: Mistake, images: Bytes) -> dict[str, str]:
-    """What a tile of the picture gallery shows."""
-    taken = f"a {mistake.truth} taken for a {mistake.guess}"
-    return _tile(mistake.image, images, mistake.truth, mistake.guess, mistake.probability) | {"text": taken}
+    """The tile of a mistake in the gallery."""
+    text = f"a {mistake.truth} taken for a {mistake.guess}"
+    return _tile(mistake.image, images, mistake.truth, mistake.guess, mistake.probability) | {"text": text}
 
 
-def comparison_shown(found: Comparison, images: Bytes | None, names: Names = Names()) -> dict[str, Any]:
-    """What the section on the champion shows.
+def comparison_context(comparison: Comparison, images: Bytes | None, names: Names = Names()) -> dict[str, Any]:
+    """The values of the section that compares two models.
 
     Args:
-        found: The comparison.
-        images: The test images, where they can be had.
-        names: How the two models are called.
+        comparison: The two models, image by image.
+        images: The test images, uint8 (n, 784) or (n, 28, 28); None if they are not available.
+        names: The names of the two models.
     """
     return {
-        "champion": found.champion,
-        "sentence": formatting.comparison_sentence(found),
-        "tiles": _tiles(found, names),
-        "classes": formatting.changed_classes(found),
+        "champion": comparison.champion,
+        "sentence": formatting.comparison_sentence(comparison),
+        "tiles": _tiles(comparison, names),
+        "classes": formatting.changed_classes(comparison),
         "galleries": [
             {
                 "name": name,
                 "count": side.count,
                 "text": text,
-                "tiles": [_change(change, side is found.lost, images, names) for change in side.images],
+                "tiles": [_change(change, side is comparison.lost, images, names) for change in side.images],
             }
             for name, text, side in (
-                ("lost", f"what {names.new} takes it for", found.lost),
-                ("won", f"what {names.old} takes it for", found.won),
+                ("lost", f"what {names.new} takes it for", comparison.lost),
+                ("won", f"what {names.old} takes it for", comparison.won),
             )
         ],
     }
 
 
-def _tiles(found: Comparison, names: Names) -> list[dict[str, str]]:
-    tones = ("fail" if found.lost.count else "", "pass" if found.won.count else "", "", "")
+def _tiles(comparison: Comparison, names: Names) -> list[dict[str, str]]:
+    tones = ("fail" if comparison.lost.count else "", "pass" if comparison.won.count else "", "", "")
     return [
         {"name": row["test images"], "count": row["count"], "tone": tone}
-        for row, tone in zip(formatting.comparison_rows(found, names), tones, strict=True)
+        for row, tone in zip(formatting.comparison_rows(comparison, names), tones, strict=True)
     ]
 
 
 def _change(change: Change, lost: bool, images: Bytes | None, names: Names) -> dict[str, str]:
-    said = ((names.old, change.champion), (names.new, change.candidate))
-    each = "; ".join(f"{name}: {model.guess}, {formatting.sureness(model.probability)}" for name, model in said)
+    predictions = ((names.old, change.champion), (names.new, change.candidate))
+    answers = "; ".join(
+        f"{name}: {each.guess}, {formatting.confidence(each.probability)}" for name, each in predictions
+    )
     wrong = change.candidate if lost else change.champion
     return _tile(change.image, images, change.truth, wrong.guess, wrong.probability) | {
-        "text": f"a {change.truth}; {each}"
+        "text": f"a {change.truth}; {answers}"
     }
 
 
 def _tile(image: int, images: Bytes | None, truth: int, guess: int, probability: float) -> dict[str, str]:
     address = "" if images is None else _png_address(images[image])
-    sureness = formatting.sureness(probability)
-    return {"image": f"{image:,}", "address": address, "truth": f"{truth}", "guess": f"{guess}", "sureness": sureness}
+    return {
+        "image": f"{image:,}",
+        "address": address,
+        "truth": f"{truth}",
+        "guess": f"{guess}",
+        "confidence": formatting.confidence(probability),
+    }
 
 
 def _confusion_rows(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, Any]]]:
-    """Each cell's count and how strongly to colour it: mistakes by their share of the worst cell."""
+    """Each cell's count and the strength of its colour: mistakes by their share of the worst cell."""
     counts = np.array(confusion)
     worst = int((counts * (1 - np.eye(len(counts), dtype=int))).max())
     return [
@@ -183,12 +192,12 @@ def _confusion_rows(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, A
 
 
 def _heat(count: int, worst: int) -> int:
-    """Per cent of full colour; by the square root, so that single mistakes still show."""
+    """The strength of a colour in per cent; by the square root, so that single mistakes still show."""
     return round(85 * math.sqrt(count / worst)) if count else 0
 
 
 def _weakest(evaluation: Evaluation) -> list[bool]:
-    """Which classes have the lowest recall; none where nothing is wrong."""
+    """Which classes have the lowest recall; none if every image is right."""
     lowest = min(score.recall for score in evaluation.classes)
     return [score.recall == lowest < 1 for score in evaluation.classes]
 
@@ -215,7 +224,7 @@ def _bars(seconds: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 def _png_address(image: Bytes) -> str:
-    """A square picture as a data address."""
+    """A square image as a data URL."""
     from PIL import Image
 
     side = math.isqrt(image.size)

@@ -1,4 +1,7 @@
-"""The report as Markdown: report.md, and the run's page in the Prefect interface. Pure; no drawing library."""
+"""The report as Markdown: report.md, and the artifact `report` on the run's page in the Prefect interface.
+
+Pure; called when a report is rendered, and by the other forms that are Markdown. Imports no drawing library.
+"""
 
 from __future__ import annotations
 
@@ -26,48 +29,48 @@ from tasks.report.formatting import (
 )
 from tasks.values import Spread
 
-# What Markdown could take for markup, HTML or the end of a table's cell.
+# Characters that Markdown could take for markup, HTML or the end of a table's cell.
 MARKUP = re.compile(r"([\\|<\[\]`*])")
 
 
-def markdown(told: Document) -> str:
-    """report.md: for a terminal or a pull request."""
-    return "\n\n".join(_sections(told)) + "\n"
+def markdown(document: Document) -> str:
+    """The text of report.md."""
+    return "\n\n".join(_sections(document)) + "\n"
 
 
-def run_page(told: Document, pictures: Mapping[str, bytes]) -> str:
-    """The report for the run's page in the Prefect interface, with its pictures (PNG) inside."""
-    title, summary, gate, *rest = _sections(told)
-    shown = [
+def run_page(document: Document, pictures: Mapping[str, bytes]) -> str:
+    """The report for the run's page in the Prefect interface, with the pictures (PNG, by title) as data URLs."""
+    title, summary, gate, *rest = _sections(document)
+    images = [
         f"## {name}\n\n![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
         for name, png in pictures.items()
     ]
-    return "\n\n".join([title, summary, gate, *shown, *rest]) + "\n"
+    return "\n\n".join([title, summary, gate, *images, *rest]) + "\n"
 
 
-def _sections(facts: Document) -> list[str]:
-    decision = facts.decision
-    accuracy = f"{accuracy_line(decision)}, loss {facts.evaluation.loss:.4f}".capitalize()
+def _sections(document: Document) -> list[str]:
+    decision = document.decision
+    accuracy = f"{accuracy_line(decision)}, loss {document.evaluation.loss:.4f}".capitalize()
     return [
-        f"# {plain(facts.model)}: {plain(verdict_line(decision))}",
+        f"# {plain(document.model)}: {plain(verdict_line(decision))}",
         f"{accuracy}. {plain(headline(decision))}",
         "## Gate\n\n" + table(gate_rows(decision)),
-        *([comparison_section(facts.comparison)] if facts.comparison else []),
-        "## Training\n\n" + table(epoch_rows(facts.trained.history)),
-        *_seeds(facts.spread),
-        "## Classes\n\n" + table(class_rows(facts)),
-        "## Calibration\n\n" + calibration_sentence(facts.calibration),
-        "## Data\n\n" + table(data_rows(facts)),
+        *([comparison_section(document.comparison)] if document.comparison else []),
+        "## Training\n\n" + table(epoch_rows(document.trained.history)),
+        *_seeds(document.spread),
+        "## Classes\n\n" + table(class_rows(document)),
+        "## Calibration\n\n" + calibration_sentence(document.calibration),
+        "## Data\n\n" + table(data_rows(document)),
         "## Where it comes from\n\n"
-        + "\n".join(f"- **{name}**: {plain(value)}" for name, value in provenance_rows(facts)),
+        + "\n".join(f"- **{name}**: {plain(value)}" for name, value in provenance_rows(document)),
     ]
 
 
-def comparison_section(found: Comparison) -> str:
+def comparison_section(comparison: Comparison) -> str:
     """The comparison with the champion, with its title."""
-    title = f"## Compared with the champion, version {found.champion}"
-    parts = [title, comparison_sentence(found), table(comparison_rows(found)), table(changed_classes(found))]
-    return "\n\n".join(parts)
+    title = f"## Compared with the champion, version {comparison.champion}"
+    tables = [table(comparison_rows(comparison)), table(changed_classes(comparison))]
+    return "\n\n".join([title, comparison_sentence(comparison), *tables])
 
 
 def _seeds(spread: Spread | None) -> list[str]:
@@ -87,5 +90,5 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that stays text, and stays on its line, inside Markdown."""
+    """Escape a text, on one line, so that Markdown takes nothing in it for markup."""
     return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -1,8 +1,8 @@
 """The model card: README.md beside a published model, with the header that Hugging Face's hub reads.
 
 Header: https://huggingface.co/docs/hub/model-cards. The sections follow M. Mitchell et al. (2019), Model cards for
-model reporting, FAT* 19:220-229. A function of the facts alone, like every other form of the report; the version's
-number is not known yet when it is written. Called by the publish step.
+model reporting, FAT* 19:220-229. A function of the document alone, like every form of the report; the version's number
+is not known yet when it is written. Called by the publish step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.report.markdown import comparison_section, plain, table
 
 
 class Source(NamedTuple):
-    """A data set as a reader would look for it: its name, what it holds, its terms, and its name on the hub."""
+    """A data set for the reader of a card: its name, its origin and content, and its name on Hugging Face's hub."""
 
     name: str
     text: str
@@ -62,27 +62,27 @@ images = np.zeros((1, 784), np.uint8)  # 28 × 28 pixels, 0 is background and 25
 probabilities = model.predict(scale(images), verbose=0)  # float32 (1, 10)"""
 
 
-def model_card(told: Document) -> bytes:
-    """README.md, UTF-8; the same facts give the same bytes."""
+def model_card(document: Document) -> bytes:
+    """README.md, UTF-8; the same document gives the same bytes."""
     import yaml
 
-    header = yaml.safe_dump(_header(told), sort_keys=False, allow_unicode=True, width=120)
-    text = "\n\n".join(_sections(told))
+    header = yaml.safe_dump(_header(document), sort_keys=False, allow_unicode=True, width=120)
+    text = "\n\n".join(_sections(document))
     return f"---\n{header}---\n\n{text}\n".encode()
 
 
-def _header(facts: Document) -> dict[str, Any]:
-    source = SOURCES.get(facts.model)
+def _header(document: Document) -> dict[str, Any]:
+    source = SOURCES.get(document.model)
     metrics = [
-        {"type": "accuracy", "name": "Test accuracy", "value": facts.evaluation.accuracy},
-        {"type": "loss", "name": "Test loss, categorical cross-entropy", "value": facts.evaluation.loss},
+        {"type": "accuracy", "name": "Test accuracy", "value": document.evaluation.accuracy},
+        {"type": "loss", "name": "Test loss, categorical cross-entropy", "value": document.evaluation.loss},
         {
             "type": "recall",
             "name": "Lowest recall of a class",
-            "value": min(score.recall for score in facts.evaluation.classes),
+            "value": min(score.recall for score in document.evaluation.classes),
         },
     ]
-    data = {"type": (source and source.hub) or facts.model, "name": source.name if source else facts.model}
+    data = {"type": (source and source.hub) or document.model, "name": source.name if source else document.model}
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": data | {"split": "test"},
@@ -93,42 +93,42 @@ def _header(facts: Document) -> dict[str, Any]:
         "license": "mit",
         "library_name": "keras",
         "pipeline_tag": "image-classification",
-        "tags": ["keras", "image-classification", "handwritten-digits", facts.model],
+        "tags": ["keras", "image-classification", "handwritten-digits", document.model],
         **hub,
         "metrics": ["accuracy", "recall"],
-        "model-index": [{"name": f"retrain-{facts.model}", "results": [result]}],
+        "model-index": [{"name": f"retrain-{document.model}", "results": [result]}],
     }
 
 
-def _sections(told: Document) -> list[str]:
-    decision, model = told.decision, plain(told.model)
-    source = SOURCES.get(told.model)
-    training = f"Trained on {told.prepared.statistics['train'].images:,} images."
-    origin = "\n".join(f"- **{name}**: {plain(text)}" for name, text in provenance_rows(told))
+def _sections(document: Document) -> list[str]:
+    decision, model = document.decision, plain(document.model)
+    source = SOURCES.get(document.model)
+    training = f"Trained on {document.prepared.statistics['train'].images:,} images."
+    origin = "\n".join(f"- **{name}**: {plain(text)}" for name, text in provenance_rows(document))
     return [
         f"# {model}: a classifier of handwritten digits",
-        f"Dense(512, relu) → Dense(10, softmax) on 784 pixels, {told.trained.parameters:,} parameters. "
-        f"{plain(accuracy_line(decision)).capitalize()}, on {told.evaluation.images:,} test images that training never "
-        "saw. `report.html` shows it in pictures.",
+        f"Dense(512, relu) → Dense(10, softmax) on 784 pixels, {document.trained.parameters:,} parameters. "
+        f"{plain(accuracy_line(decision)).capitalize()}, on {document.evaluation.images:,} test images that training "
+        "never saw. `report.html` shows it in pictures.",
         f"## Intended use\n\n{USE}",
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(told)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(document)),
         f"## How to use it\n\nWith the project that made it installed, in this folder:\n\n```python\n{LOAD}\n```",
         f"## Gate\n\n{plain(verdict_line(decision))}.\n\n{table(gate_rows(decision))}",
-        *([comparison_section(told.comparison)] if told.comparison else []),
-        f"## Classes\n\n{table(class_rows(told))}",
+        *([comparison_section(document.comparison)] if document.comparison else []),
+        f"## Classes\n\n{table(class_rows(document))}",
         f"## Data\n\n{source.text if source else model}. {training}",
         f"## Where it comes from\n\n{origin}",
     ]
 
 
-def _limits(told: Document) -> list[str]:
-    evaluation = told.evaluation
+def _limits(document: Document) -> list[str]:
+    evaluation = document.evaluation
     weakest = min(evaluation.classes, key=lambda score: score.recall)
     return [
         "It answers with a digit whatever the picture shows: a letter, two digits, or nothing.",
         "Pictures have to look like the training images: grey levels, white on black, centred, of that size.",
         f"{evaluation.images - evaluation.correct:,} of {evaluation.images:,} test images are wrong. Class "
         f"{weakest.label} is recognised worst: {weakest.recall:.4f} of its images.",
-        calibration_sentence(told.calibration),
+        calibration_sentence(document.calibration),
         "Not for decisions about people, money or health: nothing of the kind was tested.",
     ]

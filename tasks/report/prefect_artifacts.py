@@ -1,6 +1,7 @@
-"""What a run shows on its page in the Prefect interface: progress, tables, the report.
+"""Prefect artifacts, which a run shows on its page in the interface: progress bars, tables, the report.
 
-Called by the steps; the artifacts' keys stay the same from run to run, so each has a history page. Imports Prefect.
+Called by the steps and the flow. A key stays the same from run to run, so the interface has a history of each. The only
+module of this folder that imports Prefect, except for the step itself.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from prefect.artifacts import (
 
 LOG = logging.getLogger("retrain")
 
-# Seconds between two updates: each costs a request.
+# Seconds between two updates, as each costs a request.
 INTERVAL = 1.0
 
 
 class Progress:
-    """A progress bar on the run's page and a line in its log, while a step works.
+    """A context manager: a progress bar on the run's page and lines in its log, while a step works.
 
     Args:
-        key: The artifact's key ("train").
+        key: The artifact's key, the name of the step ("train").
         description: What is counted.
     """
 
@@ -41,7 +42,7 @@ class Progress:
         return self
 
     def show(self, fraction: float, line: str = "") -> None:
-        """Tell how far the step is, as a fraction of 1: in the log each time, on the page at most once a second."""
+        """Log the progress, a fraction in [0, 1], and update the bar, at most once a second."""
         LOG.info("%s: %3.0f %% %s", self._key, 100 * fraction, line)
         if time.monotonic() - self._shown < INTERVAL:
             return
@@ -56,10 +57,10 @@ class Progress:
 
 
 def show_table(key: str, rows: Sequence[dict[str, str]], description: str) -> None:
-    """A table on the run's page."""
+    """Create a table artifact on the run's page."""
     create_table_artifact(list(rows), key=key, description=description)
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:
-    """Text on the run's page; pictures as data addresses."""
+    """Create a Markdown artifact on the run's page; pictures have to be data URLs."""
     create_markdown_artifact(markdown, key=key, description=description)

@@ -1,4 +1,7 @@
-"""Where a model comes from: the code's revision, Python, the packages. Called by the flow; imports none of them."""
+"""Where a model comes from: the code's revision, Python, the packages. Called by the flow.
+
+Reads the metadata of packages and imports none of them.
+"""
 
 from __future__ import annotations
 
@@ -19,38 +22,40 @@ PACKAGES = ("keras", "numpy", "prefect", "scikit-learn", "tensorflow")
 
 
 def provenance(source: str, seconds: dict[str, float]) -> Provenance:
-    """What this code was and ran on.
+    """The provenance of what this code computes.
 
     Args:
         source: The mirror that the data came from.
-        seconds: What each step took, where it was computed.
+        seconds: The duration of each step, where it was computed.
+
+    The code's name is `RETRAIN_REVISION`, or the Git commit, or the version of the installed package.
     """
     return Provenance(
         code=os.environ.get("RETRAIN_REVISION") or _git_revision() or f"retrain-mnist {installed('retrain-mnist')}",
         python=platform.python_version(),
-        packages={name: found for name in PACKAGES if (found := installed(name))},
-        digests={name: found for name in PACKAGES if (found := _digest(name))},
+        packages={name: version for name in PACKAGES if (version := installed(name))},
+        digests={name: digest for name in PACKAGES if (digest := _digest(name))},
         source=source,
         seconds=seconds,
     )
 
 
 def _git_revision() -> str:
-    """The commit of the checkout that this file lies in, "+ changes" if it was edited; "" outside a checkout."""
+    """The commit of the checkout that this file lies in, "+ changes" if files are modified; "" outside a checkout."""
     folder = Path(__file__).resolve().parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty= + changes", "--abbrev=12", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 @cache
 def _digest(package: str) -> str:
-    """The SHA-256 over the hashes of a package's files; "" where it is not installed, or does not list its files.
+    """The SHA-256 over the hashes of a package's files; "" if it is not installed or does not list its files.
 
-    As its wheel has them: the same whoever installed it, and where. What installers write themselves is left out.
+    Only files of the wheel count, not those that installers write: every installer gives the same digest.
     """
     for name in BUILDS.get(package, (package,)):
         with suppress(PackageNotFoundError):
@@ -61,5 +66,5 @@ def _digest(package: str) -> str:
 
 
 def _of_wheel(path: str) -> bool:
-    own = path.startswith("../") or path.endswith(".pyc")
-    return not own and Path(path).name not in {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
+    generated = path.startswith("../") or path.endswith(".pyc")
+    return not generated and Path(path).name not in {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}

@@ -1,7 +1,7 @@
-"""What differs between two published versions: what was measured, how they were judged, what they were made of.
+"""What differs between two published versions: measurements, decisions, and what they were made from.
 
-Pure: of what their manifests tell, and of their predictions. `markdown` is for a terminal, `page` for a browser.
-Called by `retrain compare`.
+Pure: functions of the facts in their manifests and of their predictions. `markdown` is for a terminal, `page` for a
+browser. Called by `retrain compare`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.report.formatting import (
     number,
     signed,
 )
-from tasks.report.html import comparison_shown, fill
+from tasks.report.html import comparison_context, render_template
 from tasks.report.markdown import plain, table
 from tasks.values import Check
 
@@ -32,9 +32,9 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two versions of a model: their numbers, what their manifests tell, and how they differ image by image.
+    """Two versions of a model: their numbers, the facts in their manifests, and the comparison image by image.
 
-    `comparison` is None where they were not tested on the same images; its champion is `old`.
+    `comparison` is None if they were not tested on the same images; its champion is `old`.
     """
 
     model: str
@@ -46,25 +46,25 @@ class Pair:
 
     @property
     def names(self) -> Names:
-        """How the two are called."""
+        """The names of the two versions."""
         return Names(f"version {self.old}", f"version {self.new}")
 
     @property
     def title(self) -> str:
-        """What is compared."""
+        """The title of the comparison."""
         return f"{self.model}: version {self.old} → version {self.new}"
 
     @property
     def sentence(self) -> str:
-        """What the images say."""
+        """The result of the comparison image by image."""
         if self.comparison is None:
             return "They were not tested on the same images, so no image can be compared."
         return comparison_sentence(self.comparison)
 
 
 def sections(pair: Pair) -> dict[str, Rows]:
-    """A table for each part in which they differ, by its title; those that are about how good they are come always."""
-    found = {"Measured": _metrics(pair), "Gate": _gate(pair)}
+    """A table for each part in which they differ, by its title; measurements and gate are always included."""
+    tables = {"Measured": _metrics(pair), "Gate": _gate(pair)}
     parts = {
         "Recipe": ("recipe",),
         "Data, SHA-256": ("data",),
@@ -73,10 +73,10 @@ def sections(pair: Pair) -> dict[str, Rows]:
         "Device": ("device",),
     }
     for title, path in parts.items():
-        found[title] = _differing(pair, _at(pair.old_facts, *path), _at(pair.new_facts, *path))
+        tables[title] = _differing(pair, _at(pair.old_facts, *path), _at(pair.new_facts, *path))
     origins = [{"weights": facts.get("weights_digest"), **_origin(facts)} for facts in (pair.old_facts, pair.new_facts)]
-    found["Origin"] = _differing(pair, *origins)
-    return {title: rows for title, rows in found.items() if rows}
+    tables["Origin"] = _differing(pair, *origins)
+    return {title: rows for title, rows in tables.items() if rows}
 
 
 def markdown(pair: Pair) -> str:
@@ -95,14 +95,15 @@ def markdown(pair: Pair) -> str:
 
 
 def page(pair: Pair, images: Bytes | None) -> bytes:
-    """The difference as one HTML file that needs nothing else.
+    """The difference as one HTML file, UTF-8, that needs no other.
 
     Args:
         pair: The two versions.
-        images: The test images, uint8 (n, 784), where they can be had; else images are named by their numbers.
+        images: The test images, uint8 (n, 784); None if they are not available: then images are named by number.
     """
-    shown = pair.comparison and comparison_shown(pair.comparison, images, pair.names)
-    return fill("compare.html.jinja", {"pair": pair, "comparison": shown, "sections": sections(pair)})
+    comparison = pair.comparison and comparison_context(pair.comparison, images, pair.names)
+    context = {"pair": pair, "comparison": comparison, "sections": sections(pair)}
+    return render_template("compare.html.jinja", context)
 
 
 def _metrics(pair: Pair) -> Rows:
@@ -125,25 +126,25 @@ def _gate(pair: Pair) -> Rows:
 
 
 def _checks(facts: Mapping[str, Any]) -> dict[str, Check]:
-    found = map(Check.model_validate, _at(facts, "decision").get("checks", []))
-    return {check.name: check for check in found}
+    checks = map(Check.model_validate, _at(facts, "decision").get("checks", []))
+    return {check.name: check for check in checks}
 
 
 def _row(check: Check | None) -> str:
     if check is None:
         return MISSING
     row = gate_row(check)
-    needs = row["needs"].replace(" ", "\N{NO-BREAK SPACE}")  # a narrow page must not part the sign from its number
+    needs = row["needs"].replace(" ", "\N{NO-BREAK SPACE}")  # no line break between the sign and its number
     return f"{row['result']} {row['value']} {needs}"
 
 
 def _origin(facts: Mapping[str, Any]) -> dict[str, Any]:
-    told = _at(facts, "provenance")
-    return {name: told.get(name) for name in ("code", "python", "source")}
+    origin = _at(facts, "provenance")
+    return {name: origin.get(name) for name in ("code", "python", "source")}
 
 
 def _differing(pair: Pair, old: Mapping[str, Any], new: Mapping[str, Any]) -> Rows:
-    """The entries that are not the same on both sides."""
+    """The entries that differ."""
     return [
         {"": name, pair.names.old: _text(old.get(name)), pair.names.new: _text(new.get(name))}
         for name in dict.fromkeys([*old, *new])
@@ -152,11 +153,11 @@ def _differing(pair: Pair, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ro
 
 
 def _at(facts: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """What a manifest tells there; nothing where it is of another time and has no such part."""
-    found: Any = facts
+    """The part of a manifest's facts at this path; empty if the manifest has none, as one of an older version may."""
+    part: Any = facts
     for name in path:
-        found = found.get(name) or {}
-    return dict(found)
+        part = part.get(name) or {}
+    return dict(part)
 
 
 def _text(value: Any) -> str:

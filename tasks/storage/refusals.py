@@ -34,7 +34,7 @@ FAILURES = (ClientError, BotoCoreError, HTTPClientError, ResponseParserError)
 
 EXPIRED = ("the session token has expired", "Log in again for fresh credentials.")
 CLOCK = ("this machine's clock is wrong", "Set the clock, for example with NTP.")
-REGION = ("the bucket is in another region", "Set AWS_REGION to the bucket's region.")
+REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the bucket's region.")
 FULL = ("the store is full, or its quota is used up", "Free space, for example with `retrain gc`, or raise the quota.")
 TOO_LARGE = ("the object is larger than the server, or a proxy before it, accepts", "Raise that limit.")
 
@@ -73,7 +73,7 @@ MAYBE_MISSING = "access is denied, or the object is missing: without s3:ListBuck
 UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405"}
 
 SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_REGION."
+NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION."
 
 
 class Answer(NamedTuple):

@@ -1,12 +1,16 @@
-"""What the job costs beside the plain script, and the training beside other frameworks and the machine's limit.
+"""What the job costs against the plain script, and the training against other frameworks and the machine's limit.
 
     python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 3] [--peers PYTHON] [--sizes 60000 600000]
 
-Three tables, of whole processes that take turns: the reference script, PyTorch and JAX with the same recipe on the same
-arrays, the job cold and cached, each with a temporary Prefect server and with a running one; the training alone of each
-of them, and its share of what the machine multiplies at best, measured in the same rounds; the training alone on ten
-and on a hundred times the images. PyTorch and JAX run on the interpreter that --peers names; without it their rows are
-left out. Prints Markdown. Nothing here passes or fails by time.
+Prints three tables in Markdown:
+
+- whole processes, in turn: the reference script, PyTorch and JAX with the same recipe on the same arrays, the job cold
+  and cached, each with a temporary Prefect server and with a running one;
+- the training alone of each, and its share of the floating-point operations that the machine can do at best;
+- the training alone on ten and on a hundred times the images.
+
+PyTorch and JAX run on the interpreter that --peers names; without it their rows are left out. Nothing here passes or
+fails by time.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from tests.benchmarks import tables
 from tests.benchmarks.measure import Measured, measure, rounds, running_server, spread
 from tests.benchmarks.peers import learned, peers
 
-# Beside the checkout: where the arrays come from without --mirror.
+# The source of the arrays without --mirror, if it exists.
 BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
 
 FETCH = """
@@ -47,17 +51,17 @@ REFERENCE, OWN, LIMIT = "reference script", "the job's training", "matrix produc
 
 IMAGES = MNIST.train_images.shape[0]
 
-# Minutes each: more images than this are measured once.
+# More images than this take minutes, so they are measured in one round.
 ONCE = 1_000_000
 
 
 def arrays(mirror: str | None, folder: Path) -> Path:
-    """A folder with the four .gz files, for every row: the mirror's own, or `folder` with what it sends."""
+    """The folder with the four .gz files for all rows: the mirror's own, or `folder` after a download."""
     parts = urlsplit(mirror or BESIDE.as_uri())
     if parts.scheme == "file" and (here := Path(unquote(parts.path)) / "train-images-idx3-ubyte.gz").exists():
         return here.parent
     folder.mkdir()
-    # A process of its own: this imports much, and the system counts a child's peak memory from its parent's.
+    # In a subprocess: this imports much, and a child's peak memory includes what its parent held at the fork.
     subprocess.run([sys.executable, "-c", FETCH, str(folder), *([mirror] if mirror else [])], check=True)
     return folder
 
@@ -68,32 +72,36 @@ def script(name: str, *arguments: object) -> Measured:
 
 
 def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) -> Measured:
-    """One run of the job, in an empty store (cold) or in the one that the last cold run filled."""
+    """One run of the job, in an empty store (cold) or in that of the last cold run.
+
+    Raises:
+        RuntimeError: It did not end as expected: below an accuracy of 0.97, or a cold run that published nothing.
+    """
     if cold:
         shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-m", "flows.cli.main", "run", "--json", "--store", str(store), "--mirror", mirror]
-    done = measure(command, environment)
-    outcome = json.loads(done.printed)
+    measured = measure(command, environment)
+    outcome = json.loads(measured.printed)
     if outcome["decision"]["accuracy"] < 0.97 or (outcome["verdict"] == "published") != cold:
-        raise RuntimeError(f"not the run that was meant: {outcome['verdict']}, {outcome['decision']['accuracy']}")
-    return done
+        raise RuntimeError(f"the run did not end as expected: {outcome['verdict']}, {outcome['decision']['accuracy']}")
+    return measured
 
 
-def machine(more: Mapping[str, str]) -> str:
-    """Processor, memory and versions."""
+def machine(peer_versions: Mapping[str, str]) -> str:
+    """One line: processor, memory and versions of the packages."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    ours = {name: found for name in ("prefect", "keras", "tensorflow", "numpy") if (found := installed(name))}
-    versions = ", ".join(f"{name} {found}" for name, found in {**more, **ours}.items())
+    ours = {name: version for name in ("prefect", "keras", "tensorflow", "numpy") if (version := installed(name))}
+    versions = ", ".join(f"{name} {version}" for name, version in {**peer_versions, **ours}.items())
     return f"{describe(device_kind('cpu')).name}, {memory:.0f} GiB; Python {sys.version.split()[0]}, {versions}"
 
 
 def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
-    """The first two tables."""
+    """Measure and print the first two tables."""
     mirror, one, two = data.as_uri(), folder / "one", folder / "two"
     others = peers(python, data, folder / "compiled")
     for line in others.left_out:
         print(line, file=sys.stderr)
-    # Not counted: fills the disk cache, migrates a database, compiles.
+    # Warm-up, not counted: fills the disk cache, migrates a database, compiles.
     job(one, mirror, {}, cold=True)
     for run in others.rows.values():
         run()
@@ -107,31 +115,31 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
         }
         alone = {OWN: lambda: learned(script("training", data)), LIMIT: lambda: script("matmul")}
         plain = {REFERENCE: lambda: learned(script("reference", data))}
-        found = rounds({**plain, **others.rows, **jobs, **alone}, count)
-    limits = [float(run.printed) for run in found.pop(LIMIT)]
+        measured = rounds({**plain, **others.rows, **jobs, **alone}, count)
+    limits = [float(run.printed) for run in measured.pop(LIMIT)]
     trained = [REFERENCE, OWN, *others.rows]
-    told = [
+    sections = [
         f"{machine(others.versions)}; {time.strftime('%Y-%m-%d')}, rounds: {count}",
         *others.left_out,
-        tables.processes({name: runs for name, runs in found.items() if name != OWN}),
-        *(f"Steps, {row}: {tables.steps(found[row])}." for row in jobs),
+        tables.processes({name: runs for name, runs in measured.items() if name != OWN}),
+        *(f"Steps, {row}: {tables.steps(measured[row])}." for row in jobs),
         f"The limit is the best float32 product in NumPy, GFLOP/s: {spread([each / 1e9 for each in limits])}.",
-        tables.trainings({name: found[name] for name in trained}, IMAGES, max(limits)),
+        tables.trainings({name: measured[name] for name in trained}, IMAGES, max(limits)),
     ]
-    print("\n\n".join(told), end="\n\n", flush=True)
+    print("\n\n".join(sections), end="\n\n", flush=True)
 
 
 def scale(data: Path, sizes: list[int], count: int) -> None:
-    """The third table."""
+    """Measure and print the third table."""
 
     def run(size: int) -> Measured:
         return script("training", data, "--images", size)
 
-    found = {
+    measured = {
         **rounds({f"{size:,} images": partial(run, size) for size in sizes if size <= ONCE}, count),
         **rounds({f"{size:,} images": partial(run, size) for size in sizes if size > ONCE}, 1),
     }
-    print(tables.scaling({size: found[f"{size:,} images"] for size in sizes}))
+    print(tables.scaling({size: measured[f"{size:,} images"] for size in sizes}))
 
 
 def main() -> None:
@@ -142,10 +150,10 @@ def main() -> None:
     parser.add_argument("--peers", metavar="PYTHON", help="the interpreter that has torch and jax")
     parser.add_argument("--sizes", type=int, nargs="*", default=[IMAGES, 10 * IMAGES, 100 * IMAGES], metavar="IMAGES")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends with this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Neither Prefect nor the job sees the user's own settings.
+        # Prefect and the job must not see the user's settings.
         for variable in [variable for variable in os.environ if variable.startswith(("PREFECT_", "RETRAIN_"))]:
             del os.environ[variable]
         os.environ |= {"PREFECT_HOME": str(folder / "client"), "RETRAIN_HOME": str(folder / "home")}

@@ -3,17 +3,17 @@
     python -m tests.benchmarks.gpu FOLDER [--epochs 5]    # a folder with the four MNIST .gz files
     KERAS_BACKEND=jax python -m tests.benchmarks.gpu FOLDER
 
-The whole data set lies on the device, and an epoch is one compiled call: what is left to the host is to draw the order,
-send it, and read the loss. Prints, for that and for the job's own training, which through TensorFlow does the same with
-`model.fit` around it, and through another backend sends every image anew:
+The whole data set lies on the device, and an epoch is one compiled call: the host only draws the order of the images,
+sends it, and reads the loss. The job's own training does the same around `model.fit` with TensorFlow, and sends every
+image again with another backend. For both this prints:
 
-- seconds of all epochs after one that compiles, and images/s;
-- the share of that time in which the device had nothing to do. Where the profiler sees a GPU it is measured: the time
-  in which no kernel and no copy runs, from the trace of one more such training. Everywhere else it is estimated: the
-  same epochs are also run as one single call with all orders sent before, and whatever a training takes longer than
-  that counts as spent outside the device. The estimate does not see gaps between two kernels of one call;
+- seconds of all epochs after the first one, which compiles, and images/s;
+- the share of that time in which the device is idle. On a GPU it is measured with the profiler: the time in which no
+  kernel and no copy runs, in one more such training. Elsewhere it is estimated: the same epochs also run as one single
+  call, with all orders on the device, and the time that a training takes beyond that counts as idle. The estimate
+  misses gaps between two kernels of one call;
 - the accuracy on the test images;
-- what the device multiplies at best in float32, as the backend does it, and the training's share of it.
+- the highest rate of float32 matrix products of the backend on this device, and the training's share of it.
 
 Needs Keras and its backend; the row of the job's own training needs the project too, and is left out without it.
 """
@@ -39,17 +39,17 @@ BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
 
 
 class Framework(NamedTuple):
-    """The few things that Keras does not do the same way on each backend."""
+    """What differs between the backends of Keras."""
 
     device: str
     is_gpu: bool
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]]
-    gradients: Callable[[Callable[..., Any], Any], tuple[Any, Any]]  # of a loss: its value, and the gradients
+    gradients: Callable[[Callable[..., Any], Any], tuple[Any, Any]]  # (loss, parameters) to (value, gradients)
     profile: Callable[[Path, Callable[[], object]], None]
 
 
 def tensorflow() -> Framework:
-    """Through XLA: one call runs a whole epoch without coming back to Python."""
+    """TensorFlow with XLA: one call runs a whole epoch without returning to Python."""
     import tensorflow as tf
 
     def gradients(loss: Callable[..., Any], parameters: Any) -> tuple[Any, Any]:
@@ -70,12 +70,12 @@ def tensorflow() -> Framework:
 
 
 def jax() -> Framework:
-    """Its own compiler, the old state's memory used for the new one."""
+    """JAX; the new state takes the memory of the old one."""
     import jax
 
     def gradients(loss: Callable[..., Any], parameters: Any) -> tuple[Any, Any]:
-        value, found = jax.value_and_grad(loss)(parameters)
-        return value, found
+        value, gradients = jax.value_and_grad(loss)(parameters)
+        return value, gradients
 
     def profile(folder: Path, run: Callable[[], object]) -> None:
         with jax.profiler.trace(folder):
@@ -100,19 +100,19 @@ class Resident:
         self.epoch, self.epochs = framework.compiled(self._epoch), framework.compiled(self._epochs)
 
     def state(self) -> Any:
-        """Parameters, the mean squares of their gradients, the last loss: copies, which a call may take over."""
+        """Copies, as a call may overwrite them: parameters, the mean squares of their gradients, the last loss."""
         parameters = [self.ops.copy(variable.value) for variable in self.model.trainable_variables]
         return parameters, [self.ops.zeros_like(parameter) for parameter in parameters], self.ops.zeros(())
 
     def _batch(self, images: Any, labels: Any, state: Any, rows: Any) -> Any:
-        """RMSprop as Keras defines it, on the images of some rows; the loss goes along."""
+        """One batch of RMSprop as Keras defines it, on the images of these rows; the new state holds the loss."""
         ops, (parameters, squares, _) = self.ops, state
-        chosen = ops.cast(ops.take(images, rows, axis=0), "float32") / 255
-        wanted = ops.take(labels, rows)
+        batch_images = ops.cast(ops.take(images, rows, axis=0), "float32") / 255
+        batch_labels = ops.take(labels, rows)
 
         def loss(parameters: Any) -> Any:
-            probabilities, _ = self.model.stateless_call(parameters, [], chosen)
-            return ops.mean(self.keras.losses.sparse_categorical_crossentropy(wanted, probabilities))
+            probabilities, _ = self.model.stateless_call(parameters, [], batch_images)
+            return ops.mean(self.keras.losses.sparse_categorical_crossentropy(batch_labels, probabilities))
 
         value, gradients = self.framework.gradients(loss, parameters)
         squares = [0.9 * v + 0.1 * g * g for v, g in zip(squares, gradients, strict=True)]
@@ -127,16 +127,16 @@ class Resident:
         return batch(state, order[whole:]) if whole < order.shape[0] else state
 
     def _epochs(self, state: Any, images: Any, labels: Any, orders: Any) -> Any:
-        """Several epochs in one call: the device alone, with nothing to wait for."""
+        """Several epochs in one call: the device never waits for the host."""
         return self._for_each(orders, lambda state, order: self._epoch(state, images, labels, order), state)
 
     def _for_each(self, rows: Any, change: Callable[[Any, Any], Any], state: Any) -> Any:
-        """A loop on the device. With TensorFlow, Keras's `ops.scan` takes only results shaped like the state."""
+        """A loop on the device; not `ops.scan`, which with TensorFlow takes only results of the state's shape."""
         take = partial(self.ops.take, rows, axis=0)
         return self.ops.fori_loop(0, rows.shape[0], lambda number, state: change(state, take(number)), state)
 
     def train(self, epochs: int) -> Any:
-        """Train as one would: each epoch the host draws an order, sends it, and reads the loss."""
+        """Train; for each epoch the host draws an order, sends it, and reads the loss."""
         random, state = np.random.default_rng(0), self.state()
         for _ in range(epochs):
             order = self.ops.convert_to_tensor(random.permutation(len(self.labels)).astype(np.int32))
@@ -145,30 +145,30 @@ class Resident:
         return state
 
     def train_in_one_call(self, orders: Any) -> None:
-        """The same, of orders that lie on the device."""
+        """The same epochs, with all orders on the device."""
         float(self.epochs(self.state(), self.images, self.labels, orders)[-1])
 
     def accuracy(self, state: Any, arrays: Arrays) -> float:
         """The share of the test images that are right."""
         for variable, value in zip(self.model.trainable_variables, state[0], strict=True):
             variable.assign(value)
-        found = self.model.predict(arrays.test_images / np.float32(255), verbose=0).argmax(axis=1)
-        return float((found == arrays.test_labels).mean())
+        predicted = self.model.predict(arrays.test_images / np.float32(255), verbose=0).argmax(axis=1)
+        return float((predicted == arrays.test_labels).mean())
 
 
 def seconds(run: Callable[[], object], times: int = 3) -> list[float]:
-    """Of several runs, the fastest one first, after one that compiles."""
+    """Seconds of several runs, sorted, after a warm-up run that compiles."""
     run()
-    found = []
+    measured = []
     for _ in range(times):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return sorted(found)
+        measured.append(time.perf_counter() - start)
+    return sorted(measured)
 
 
 def busy(folder: Path) -> float | None:
-    """The seconds in which a GPU worked, of the trace in a folder; None where it has none.
+    """The seconds in which a GPU worked, from the trace in a folder; None if the trace has no GPU.
 
     A trace has a plane for each GPU and a line for each of its streams, with an event for each kernel and each copy.
     """
@@ -191,7 +191,7 @@ def busy(folder: Path) -> float | None:
 
 
 def _busy_in_jax(folder: Path) -> float | None:
-    """The same with JAX's own reader."""
+    """`busy` with the reader of JAX, for an environment without TensorFlow."""
     from jax.profiler import ProfileData
 
     spans = [
@@ -207,7 +207,7 @@ def _busy_in_jax(folder: Path) -> float | None:
 
 
 def union(spans: Iterable[tuple[float, float]]) -> float:
-    """The time that (begin, duration) spans cover; what two of them share counts once."""
+    """The time that (begin, duration) spans cover; overlaps count once."""
     covered, end = 0.0, float("-inf")
     for begin, duration in sorted(spans):
         covered += max(begin + duration - max(begin, end), 0)
@@ -216,25 +216,25 @@ def union(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def at_work(run: Callable[[], object], framework: Framework, alone: float) -> tuple[float, str]:
-    """Seconds of one training in which the device works, and how that is known.
+    """Seconds of one training in which the device works, and whether they are measured or estimated.
 
     Args:
         run: The training.
-        framework: What it runs on.
-        alone: What it takes as one single call.
+        framework: The backend and device.
+        alone: Seconds of the same training as one single call.
     """
     if framework.is_gpu:
         with TemporaryDirectory() as name:
             framework.profile(Path(name), run)
-            if found := busy(Path(name)):
-                return found, "measured, from the profiler's trace"
+            if measured := busy(Path(name)):
+                return measured, "measured, from the profiler's trace"
     return alone, "estimated, from all epochs in one call"
 
 
 def limit(keras: Any, is_gpu: bool) -> float:
-    """Operations a second of products of large float32 matrices, as the backend does them unless told otherwise."""
+    """Operations per second of products of large float32 matrices, with the default precision of the backend."""
     size, times = (8192, 10) if is_gpu else (1024, 3)
-    factor = keras.ops.full((size, size), 1 / size)  # whose powers are itself
+    factor = keras.ops.full((size, size), 1 / size)  # its powers equal itself
 
     def products() -> None:
         result = factor
@@ -246,7 +246,7 @@ def limit(keras: Any, is_gpu: bool) -> float:
 
 
 def own(arrays: Arrays, epochs: int, is_gpu: bool) -> tuple[float, float] | str:
-    """The job's own training: seconds of the epochs after the first one, and accuracy; or why there is none."""
+    """The job's own training: seconds of the epochs after the first one, and accuracy; or why it cannot run."""
     try:
         from tasks.data.arrays import Split, scale
         from tasks.learning.training import fit
@@ -259,8 +259,8 @@ def own(arrays: Arrays, epochs: int, is_gpu: bool) -> tuple[float, float] | str:
     model = fit(
         train, recipe, "gpu" if is_gpu else "cpu", on_epoch=lambda *_: moments.append(time.perf_counter())
     ).model
-    found = model.predict(scale(arrays.test_images), verbose=0).argmax(axis=1)
-    return moments[-1] - moments[0], float((found == arrays.test_labels).mean())
+    predicted = model.predict(scale(arrays.test_images), verbose=0).argmax(axis=1)
+    return moments[-1] - moments[0], float((predicted == arrays.test_labels).mean())
 
 
 def main(folder: Path, epochs: int = EPOCHS) -> None:
@@ -297,8 +297,8 @@ def main(folder: Path, epochs: int = EPOCHS) -> None:
     print(f"| {epochs} epochs, compiled | s | images/s | outside the device | of the limit | accuracy |")
     print("|---|---|---|---|---|---|")
     print(row("data set on the device", wall, resident.accuracy(trained, arrays)))
-    found = own(arrays, epochs, framework.is_gpu)
-    print(f"\nThe job's own training: {found}." if isinstance(found, str) else row("the job's own training", *found))
+    result = own(arrays, epochs, framework.is_gpu)
+    print(f"\nThe job's own training: {result}." if isinstance(result, str) else row("the job's own training", *result))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What this machine can multiply at best: NumPy's product of two float32 matrices, which is its BLAS and nothing else.
+"""The limit of this machine: NumPy's product of two large float32 matrices, which spends all its time in BLAS.
 
-python -m tests.benchmarks.matmul    # prints operations a second
+python -m tests.benchmarks.matmul    # prints floating-point operations per second
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def peak(size: int, times: int) -> float:
-    """Operations a second of the fastest of several products; one multiplication and one addition are two."""
+    """Operations per second of the fastest of several products; a multiplication and an addition count as two."""
     random = np.random.default_rng(0)
     left, right = random.random((size, size), np.float32), random.random((size, size), np.float32)
     result = np.empty_like(left)

@@ -1,7 +1,7 @@
-"""Processes that are measured, in turn: so a machine that drifts is fair to all of them.
+"""Runs processes in turn and measures each, so that a machine that becomes slower affects all of them alike.
 
-Wall seconds and peak memory are the operating system's own account of each finished process; memory is that of the
-largest single process of its tree.
+Wall seconds and peak memory are the operating system's account of each finished process. Memory is that of the largest
+single process of its tree.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
-    """Run a command to its end. Raises RuntimeError where it fails."""
+    """Run a command to its end. Raises RuntimeError if it fails."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=errors)
@@ -49,17 +49,17 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
 
 
 def rounds(rows: Mapping[str, Callable[[], Measured]], count: int) -> dict[str, list[Measured]]:
-    """Each row `count` times, in turn."""
-    found: dict[str, list[Measured]] = {name: [] for name in rows}
+    """Run each row `count` times: all rows once, then all rows again."""
+    measured: dict[str, list[Measured]] = {name: [] for name in rows}
     for number in range(count):
         for name, run in rows.items():
-            found[name].append(run())
-            print(f"round {number + 1}: {name}: {found[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
-    return found
+            measured[name].append(run())
+            print(f"round {number + 1}: {name}: {measured[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
+    return measured
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median and range."""
+    """Median and range, as text."""
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
@@ -70,7 +70,7 @@ def ratio(values: Iterable[float], base: Iterable[float]) -> float:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[str]:
-    """The API address of a Prefect server that runs while the block does."""
+    """Run a Prefect server for the block, and give its API address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

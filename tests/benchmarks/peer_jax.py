@@ -1,9 +1,9 @@
-"""The same training in JAX, as one writes it there: an epoch is one compiled call, a scan over its batches.
+"""The same training in idiomatic JAX: an epoch is one compiled call, a scan over its batches.
 
     python -m tests.benchmarks.peer_jax FOLDER
 
-The recipe is Keras's to the letter: Glorot-uniform kernels, zero biases, RMSprop with its epsilon under the root, and
-a last batch that holds fewer images, outside the scan. Needs jax and NumPy, nothing of the project's.
+The recipe is exactly that of Keras: Glorot-uniform kernels, zero biases, RMSprop with its epsilon under the root, and a
+smaller last batch, outside the scan. Needs jax and NumPy, and of the project only `protocol`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class State(NamedTuple):
 
 
 def network(key: Any, pixels: int) -> State:
-    """What training begins with."""
+    """The initial state."""
     shapes = ((pixels, 512), (512, 10))
     glorot = jax.nn.initializers.glorot_uniform()
     keys = jax.random.split(key, len(shapes))
@@ -39,24 +39,24 @@ def network(key: Any, pixels: int) -> State:
 
 
 def logits(parameters: Any, images: Any) -> Any:
-    """The softmax is in the loss, and accuracy needs none."""
+    """The outputs before the softmax, which the loss includes and the accuracy does not need."""
     (hidden, hidden_bias), (digit, digit_bias) = parameters
     return jax.nn.relu(images @ hidden + hidden_bias) @ digit + digit_bias
 
 
 def loss(parameters: Any, images: Any, labels: Any) -> tuple[Any, Any]:
-    """Mean cross-entropy; beside it the batch's loss and hits, which Keras reports too."""
-    found = logits(parameters, images)
-    losses = -jnp.take_along_axis(jax.nn.log_softmax(found), labels[:, None], axis=1)
-    return losses.mean(), jnp.stack([losses.sum(), (found.argmax(1) == labels).sum().astype(losses.dtype)])
+    """The mean cross-entropy, and the sum of losses and the hits of the batch, which Keras computes too."""
+    outputs = logits(parameters, images)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[:, None], axis=1)
+    return losses.mean(), jnp.stack([losses.sum(), (outputs.argmax(1) == labels).sum().astype(losses.dtype)])
 
 
 def step(state: State, images: Any, labels: Any) -> tuple[State, Any]:
     """One batch."""
-    gradients, told = jax.grad(loss, has_aux=True)(state.parameters, images, labels)
+    gradients, sums = jax.grad(loss, has_aux=True)(state.parameters, images, labels)
     squares = jax.tree.map(lambda v, g: DECAY * v + (1 - DECAY) * g * g, state.squares, gradients)
     update = partial(jax.tree.map, lambda w, g, v: w - RATE * g * jax.lax.rsqrt(v + EPSILON))
-    return State(update(state.parameters, gradients, squares), squares), told
+    return State(update(state.parameters, gradients, squares), squares), sums
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -68,8 +68,8 @@ def epoch(state: State, key: Any, images: Any, labels: Any) -> tuple[State, Any]
     def batch(state: State, rows: Any) -> tuple[State, Any]:
         return step(state, images[rows], labels[rows])
 
-    state, told = jax.lax.scan(batch, state, order[:whole].reshape(-1, protocol.BATCH))
-    total = told.sum(axis=0)
+    state, sums = jax.lax.scan(batch, state, order[:whole].reshape(-1, protocol.BATCH))
+    total = sums.sum(axis=0)
     if whole < len(labels):
         state, last = batch(state, order[whole:])
         total += last
@@ -85,8 +85,8 @@ def main(folder: Path) -> None:
     state = jax.block_until_ready(network(first, images.shape[1]))
     moments = [time.perf_counter()]
     for key in keys:
-        state, told = epoch(state, key, images, labels)
-        told.block_until_ready()
+        state, sums = epoch(state, key, images, labels)
+        sums.block_until_ready()
         moments.append(time.perf_counter())
     accuracy = (logits(state.parameters, tests).argmax(1) == answers).mean()
     print(protocol.line(float(accuracy), moments))

@@ -1,9 +1,9 @@
-"""The same training in PyTorch, as one writes it there: eager, or with the whole step compiled.
+"""The same training in idiomatic PyTorch: eager, or with the whole step compiled.
 
     python -m tests.benchmarks.peer_torch FOLDER [--compile]
 
-The recipe is Keras's to the letter: Glorot-uniform kernels, zero biases, and RMSprop with its epsilon under the root,
-where torch.optim.RMSprop has it outside, which is another recipe. Needs torch and NumPy, nothing of the project's.
+The recipe is exactly that of Keras: Glorot-uniform kernels, zero biases, and RMSprop with its epsilon under the root;
+torch.optim.RMSprop has it outside. Needs torch and NumPy, and of the project only `protocol`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ RATE, DECAY, EPSILON = 1e-3, 0.9, 1e-7
 
 
 def network(pixels: int) -> list[Tensor]:
-    """Kernel, bias, kernel, bias."""
+    """The initial parameters: kernel, bias, kernel, bias."""
     shapes = ((512, pixels), (10, 512))
     kernels = [torch.nn.init.xavier_uniform_(torch.empty(shape)) for shape in shapes]
     return [each.requires_grad_() for kernel in kernels for each in (kernel, torch.zeros(len(kernel)))]
 
 
 def logits(parameters: list[Tensor], images: Tensor) -> Tensor:
-    """The softmax is in the loss, and accuracy needs none."""
+    """The outputs before the softmax, which the loss includes and the accuracy does not need."""
     hidden, hidden_bias, digit, digit_bias = parameters
     return functional.linear(functional.relu(functional.linear(images, hidden, hidden_bias)), digit, digit_bias)
 
 
 def step(parameters: list[Tensor], squares: list[Tensor], images: Tensor, labels: Tensor, sums: Tensor) -> None:
-    """One batch: changes parameters and mean squares, and adds its loss and hits to the sums, which Keras tells too."""
-    found = logits(parameters, images)
-    loss = functional.cross_entropy(found, labels)
+    """One batch: update parameters and mean squares; add loss and hits to the sums, which Keras computes too."""
+    outputs = logits(parameters, images)
+    loss = functional.cross_entropy(outputs, labels)
     gradients = torch.autograd.grad(loss, parameters)
     with torch.no_grad():
         torch._foreach_mul_(squares, DECAY)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - DECAY)
         roots = torch._foreach_sqrt(torch._foreach_add(squares, EPSILON))
         torch._foreach_addcdiv_(parameters, gradients, roots, -RATE)
-        sums += torch.stack([loss.detach() * len(labels), (found.argmax(1) == labels).sum().to(loss.dtype)])
+        sums += torch.stack([loss.detach() * len(labels), (outputs.argmax(1) == labels).sum().to(loss.dtype)])
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     parameters = network(images.shape[1])
     squares = [torch.zeros_like(parameter) for parameter in parameters]
     torch._dynamo.config.trace_autograd_ops = True  # forward, backward and update are one graph
-    # Compiled once for any number of images: the last batch holds fewer, and each further compilation takes 10 s.
+    # Compiled once for any batch size: the last batch is smaller, and another compilation would take 10 s.
     train = torch.compile(step, fullgraph=True, dynamic=True) if options.compile else step
     moments = [time.perf_counter()]
     for _ in range(protocol.EPOCHS):

@@ -1,6 +1,6 @@
-"""Which of the other frameworks can be compared with, and how each is run: see peer_torch.py and peer_jax.py.
+"""The rows of the other frameworks: which can run, and how. The scripts are peer_torch.py and peer_jax.py.
 
-They live in an environment of their own, which may lack any of them: then its rows are left out, and that is said.
+They have an environment of their own. The rows of a framework that it lacks are left out, and the output says so.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tests.benchmarks.measure import Measured, measure
 VERSIONS = """
 import json
 from importlib.metadata import PackageNotFoundError, version
-found = {}
+versions = {}
 for name in ("torch", "jax", "numpy"):
     try:
-        found[name] = version(name)
+        versions[name] = version(name)
     except PackageNotFoundError:
         pass
-print(json.dumps(found))
+print(json.dumps(versions))
 """
 
 
 class Peers(NamedTuple):
-    """The rows that can be measured, the packages they run on, and a line for each that is left out."""
+    """The rows that can be measured, the versions of their packages, and a line for each row that is left out."""
 
     rows: dict[str, Callable[[], Measured]]
     versions: dict[str, str]
@@ -38,27 +38,26 @@ class Peers(NamedTuple):
 
 
 def peers(python: str | None, data: Path, cache: Path) -> Peers:
-    """What there is.
+    """The rows that this environment can run.
 
     Args:
-        python: The interpreter of the other frameworks' environment, if there is one.
+        python: The interpreter of the other frameworks' environment; None leaves all rows out.
         data: The folder with the four .gz files.
-        cache: Where PyTorch keeps what it has compiled.
+        cache: The folder of PyTorch's compiler cache.
     """
     versions, why = _versions(python)
 
     def run(script: str, *more: str, **environment: str) -> Measured:
-        done = measure([str(python), "-m", f"tests.benchmarks.{script}", str(data), *more], environment)
-        return learned(done)
+        return learned(measure([str(python), "-m", f"tests.benchmarks.{script}", str(data), *more], environment))
 
-    def compiled_anew() -> Measured:
+    def compiled_without_cache() -> Measured:
         with TemporaryDirectory() as empty:
             return run("peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=empty)
 
     known: dict[str, tuple[str, Callable[[], Measured]]] = {
         "PyTorch, eager": ("torch", partial(run, "peer_torch")),
         "PyTorch, compiled": ("torch", partial(run, "peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=str(cache))),
-        "PyTorch, compiled anew": ("torch", compiled_anew),
+        "PyTorch, compiled, cache empty": ("torch", compiled_without_cache),
         "JAX, an epoch one call": ("jax", partial(run, "peer_jax")),
     }
     return Peers(
@@ -72,19 +71,19 @@ def peers(python: str | None, data: Path, cache: Path) -> Peers:
     )
 
 
-def learned(done: Measured) -> Measured:
-    """The same, if the network has learned what the recipe teaches. Raises RuntimeError where it has not."""
-    if protocol.parse(done.printed).accuracy < 0.97:
-        raise RuntimeError(f"not the run that was meant: {done.printed}")
-    return done
+def learned(run: Measured) -> Measured:
+    """The run itself. Raises RuntimeError if its accuracy is below 0.97, because then it is not this recipe."""
+    if protocol.parse(run.printed).accuracy < 0.97:
+        raise RuntimeError(f"the training did not reach an accuracy of 0.97: {run.printed}")
+    return run
 
 
 def _versions(python: str | None) -> tuple[dict[str, str], str]:
-    """The packages of an environment, or why nothing can be told of them."""
+    """The versions of an environment's packages, and "" or the reason why they cannot be read."""
     if python is None:
         return {}, "no --peers was given"
     try:
-        done = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
+        result = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         return {}, f"{python} does not run, {error}"
-    return dict(json.loads(done.stdout)), ""
+    return dict(json.loads(result.stdout)), ""

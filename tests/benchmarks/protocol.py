@@ -1,7 +1,7 @@
-"""What the benchmark and the training scripts that it compares agree on: arrays in, one line out.
+"""The protocol between the benchmark and the training scripts that it compares: arrays in, one line of JSON out.
 
-Each script is a process of its own, is given a folder with the four MNIST .gz files, and prints one line of JSON. Some
-run in an environment that has neither the project nor TensorFlow, so this needs nothing but NumPy.
+Each script is a process of its own, takes a folder with the four MNIST .gz files, and prints one line of JSON. Some run
+in an environment that has neither the project nor TensorFlow, so this module may import only NumPy.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Bytes = NDArray[np.uint8]
 EPOCHS = 5
 BATCH = 128
 
-# Of one training image, counting a multiplication and an addition as two. A product of (1, n) and (n, m) has n * m of
-# either. Forward there are two products, 784 x 512 and 512 x 10. Backward each has one more of its size for the
-# gradient of its kernel, and the second another one for the gradient of the hidden layer; nobody asks for that of the
-# pixels. So 784 x 512 counts twice and 512 x 10 three times. Biases, activations and RMSprop are no products.
+# For one training image; a multiplication and an addition count as two. A product of (1, n) and (n, m) has n * m of
+# each. The forward pass has two products, 784 x 512 and 512 x 10. The backward pass has one more of the same size for
+# the gradient of each kernel, and one for the gradient of the hidden layer; the gradient of the pixels is not needed.
+# So 784 x 512 counts twice and 512 x 10 three times. Biases, activations and RMSprop are left out.
 FLOPS_PER_IMAGE = 2 * (784 * 512 * 2 + 512 * 10 * 3)
 
 
@@ -38,9 +38,9 @@ class Arrays(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What a script tells of its training; all times are seconds.
+    """The result of a training script; all times are in seconds.
 
-    `fit` is the whole of it, with whatever is traced or compiled on the way, without imports and the reading of files.
+    `fit` is the whole training with tracing and compiling, without imports and without reading files.
     """
 
     accuracy: float
@@ -50,7 +50,7 @@ class Training(NamedTuple):
 
 
 def read(folder: Path) -> Arrays:
-    """The four files; eight bytes of a header, and four more for each further dimension."""
+    """Read the four files. The IDX header has 8 bytes for labels and 16 for images."""
 
     def file(name: str, header: int) -> Bytes:
         return np.frombuffer(gzip.decompress((folder / f"{name}.gz").read_bytes()), np.uint8, offset=header)
@@ -64,17 +64,17 @@ def read(folder: Path) -> Arrays:
 
 
 def line(accuracy: float, moments: Sequence[float]) -> str:
-    """What a script prints: the accuracy on the test images, and the moments at which fit and then each epoch ended.
+    """The line that a script prints.
 
     Args:
         accuracy: The share of test images that are right.
-        moments: Of `time.perf_counter`: when the training began, then the end of each epoch.
+        moments: Seconds of `time.perf_counter`: the start of the training, then the end of each epoch.
     """
     epochs = [end - begin for begin, end in pairwise(moments)]
     return json.dumps(Training(accuracy, moments[-1] - moments[0], epochs[0], tuple(epochs))._asdict())
 
 
 def parse(printed: str) -> Training:
-    """The last line of what a script has printed. Raises ValueError where it is none."""
-    found = json.loads(printed.strip().rpartition("\n")[2])
-    return Training(found["accuracy"], found["fit"], found["first_epoch"], tuple(found["epochs"]))
+    """The last line of a script's output. Raises ValueError if it is no JSON."""
+    values = json.loads(printed.strip().rpartition("\n")[2])
+    return Training(values["accuracy"], values["fit"], values["first_epoch"], tuple(values["epochs"]))

@@ -1,4 +1,4 @@
-"""The baseline: Chollet's script, plain Keras on the same arrays, and nothing else. No check, no report, no publish.
+"""The reference: Chollet's script, plain Keras on the same arrays. It checks, reports and publishes nothing.
 
 python -m tests.benchmarks.reference FOLDER    # a folder with the four MNIST .gz files
 """

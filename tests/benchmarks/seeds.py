@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.seeds [--mirror file:///data/mnist] [--seeds 4] [--rounds 1]
 
-Whole runs of the job, `retrain run --seeds K`, in the store of an uncounted one, so all that they compute are the
-trainings: everything else is cached. The Prefect server and the first worker of the pool `gpu` are those of `retrain
-up --device cpu`; the second one is started beside them. Each worker trains one seed at a time, in a process of its own,
-which imports TensorFlow once more. Where all cores are busy with one training already, two workers gain little: the
-pool is for machines. Prints Markdown; whatever was started is ended.
+Whole runs of the job, `retrain run --seeds K`, in the store of a first run that is not counted, so that everything but
+the trainings is cached. The Prefect server and the first worker of the pool `gpu` are those of `retrain up --device
+cpu`; the second worker is started for its row only. Each worker trains one seed at a time, in a process of its own that
+imports TensorFlow again. Where one training already uses all cores, a second worker helps little: the pool is meant for
+several machines. Prints Markdown, and ends all processes that it started.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HERE, ONE, TWO = "here, one after the other", "work pool, 1 worker", "work pool,
 
 @contextmanager
 def server_and_worker(folder: Path) -> Iterator[Laptop]:
-    """`retrain up` in a folder, and `retrain down` at the end."""
+    """Run `retrain up` in a folder for the block, then `retrain down`."""
     laptop = Laptop(folder)
     try:
         started = laptop.retrain("up", "--port", str(laptop.port), "--store", str(folder / "store"), "--device", "cpu")
@@ -48,7 +48,7 @@ def server_and_worker(folder: Path) -> Iterator[Laptop]:
 
 @contextmanager
 def second_worker(laptop: Laptop) -> Iterator[None]:
-    """Another worker of the pool `gpu`, like that of `retrain up`, while the block runs."""
+    """Run another worker of the pool `gpu`, like that of `retrain up`, for the block."""
     command = ["worker", "start", "--pool", "gpu", "--type", "process", "--name", "second", "--limit", "1"]
     environment = {
         **laptop.environment,
@@ -68,21 +68,21 @@ def second_worker(laptop: Laptop) -> Iterator[None]:
         process.terminate()
         try:
             process.wait(30)
-        except subprocess.TimeoutExpired:  # seen once: asked to end, it did not; nothing is left for it to do
+        except subprocess.TimeoutExpired:  # happened once; it has no work left
             process.kill()
             process.wait()
 
 
 def workers(laptop: Laptop) -> int:
-    """How many workers of the pool are at work."""
+    """The number of workers of the pool that are online."""
     return sum(worker["status"] == "ONLINE" for worker in laptop.api("POST", "work_pools/gpu/workers/filter", {}))
 
 
-def table(found: dict[str, list[Measured]], seeds: int) -> str:
+def table(rows: dict[str, list[Measured]], seeds: int) -> str:
     """Medians, ranges, and the median of the ratios to the run that trains here."""
-    base = [run.seconds for run in found[HERE]]
+    base = [run.seconds for run in rows[HERE]]
     lines = [f"| {seeds} seeds | wall s, median (range) | × here |", "|---|---|---|"]
-    for name, runs in found.items():
+    for name, runs in rows.items():
         seconds = [run.seconds for run in runs]
         lines.append(f"| {name} | {spread(seconds)} | {ratio(seconds, base):.2f} |")
     return "\n".join(lines)
@@ -122,18 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with second_worker(laptop):
                     return run("--train-on", "gpu", "--refresh", "train")
 
-            run()  # not counted: everything but the trainings is cached from now on
+            run()  # warm-up: from now on everything but the trainings is cached
             rows = {
                 HERE: lambda: run("--refresh", "train"),
                 ONE: lambda: run("--train-on", "gpu", "--refresh", "train"),
                 TWO: run_with_two,
             }
-            found = rounds(rows, options.rounds)
-    print(f"{machine({})}; {time.strftime('%Y-%m-%d')}, rounds: {options.rounds}\n\n{table(found, options.seeds)}")
+            measured = rounds(rows, options.rounds)
+    print(f"{machine({})}; {time.strftime('%Y-%m-%d')}, rounds: {options.rounds}\n\n{table(measured, options.seeds)}")
 
 
 if __name__ == "__main__":
-    # So that what was started ends with this process, and none of it sees the user's own settings.
+    # SIGTERM must end the server and workers too, and none of them may see the user's settings.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for variable in [variable for variable in os.environ if variable.startswith(("PREFECT_", "RETRAIN_"))]:
         del os.environ[variable]

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: medians, ranges, and ratios to the first row, round by round."""
+"""The measurements as Markdown: medians, ranges, and ratios to the first row, round by round."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from tests.benchmarks.measure import Measured, ratio, spread
 from tests.benchmarks.protocol import FLOPS_PER_IMAGE, Training
 
 
-def processes(found: Mapping[str, Sequence[Measured]]) -> str:
-    """Whole processes."""
-    base = [run.seconds for run in next(iter(found.values()))]
+def processes(rows: Mapping[str, Sequence[Measured]]) -> str:
+    """The table of whole processes."""
+    base = [run.seconds for run in next(iter(rows.values()))]
     lines = ["| whole process | wall s, median (range) | × reference | peak MB |", "|---|---|---|---|"]
-    for name, runs in found.items():
+    for name, runs in rows.items():
         seconds = [run.seconds for run in runs]
         peak = statistics.median(run.megabytes for run in runs)
         lines.append(f"| {name} | {spread(seconds)} | {ratio(seconds, base):.2f} | {peak:.0f} |")
     return "\n".join(lines)
 
 
-def trainings(found: Mapping[str, Sequence[Measured]], images: int, limit: float) -> str:
-    """The training alone, as each process tells it.
+def trainings(rows: Mapping[str, Sequence[Measured]], images: int, limit: float) -> str:
+    """The table of the training alone, as each process has printed it.
 
     Args:
-        found: The rows, the reference first.
-        images: In an epoch.
-        limit: Floating point operations a second that the machine can multiply at best.
+        rows: The runs of each row, the reference first.
+        images: The number of images in an epoch.
+        limit: The floating-point operations per second of the machine's best matrix product.
     """
-    told = {name: [protocol.parse(run.printed) for run in runs] for name, runs in found.items()}
-    base = [each.fit for each in next(iter(told.values()))]
+    parsed = {name: [protocol.parse(run.printed) for run in runs] for name, runs in rows.items()}
+    base = [each.fit for each in next(iter(parsed.values()))]
     lines = [
         "| training alone | fit s, median (range) | × reference | first epoch | later ones | of the limit | accuracy |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, runs in told.items():
-        later = statistics.median(map(_later, runs))
+    for name, results in parsed.items():
+        later = statistics.median(map(_later_epoch, results))
         cells = [
-            spread([each.fit for each in runs]),
-            f"{ratio((each.fit for each in runs), base):.2f}",
-            f"{statistics.median(each.first_epoch for each in runs):.1f} s",
+            spread([each.fit for each in results]),
+            f"{ratio((each.fit for each in results), base):.2f}",
+            f"{statistics.median(each.first_epoch for each in results):.1f} s",
             f"{later:.2f} s",
             f"{images * FLOPS_PER_IMAGE / later / limit:.0%}",
-            f"{statistics.median(each.accuracy for each in runs):.4f}",
+            f"{statistics.median(each.accuracy for each in results):.4f}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _later(training: Training) -> float:
-    """Seconds of an epoch after the first, in which things are traced and compiled."""
+def _later_epoch(training: Training) -> float:
+    """The median seconds of the epochs after the first one, which also traces and compiles."""
     return statistics.median(training.epochs[1:])
 
 
-def scaling(found: Mapping[int, Sequence[Measured]]) -> str:
-    """How time and memory grow with the number of images, of which each is 784 bytes."""
+def scaling(rows: Mapping[int, Sequence[Measured]]) -> str:
+    """The table of time and memory by the number of images, of 784 bytes each."""
     lines = [
         "| one epoch, training alone | s | images/s | peak MB | beyond the images | runs |",
         "|---|---|---|---|---|---|",
     ]
-    for images, runs in found.items():
+    for images, runs in rows.items():
         seconds = statistics.median(protocol.parse(run.printed).fit for run in runs)
         peak = statistics.median(run.megabytes for run in runs)
         beyond = peak - images * 784 / 1e6
@@ -71,6 +71,6 @@ def scaling(found: Mapping[int, Sequence[Measured]]) -> str:
 
 
 def steps(runs: Sequence[Measured]) -> str:
-    """The median seconds of each step of some runs of the job."""
-    seen = [{step["name"]: step["seconds"] for step in json.loads(run.printed)["steps"]} for run in runs]
-    return ", ".join(f"{name} {statistics.median(run[name] for run in seen):.1f} s" for name in seen[0])
+    """The median seconds of each step of the job, as text."""
+    by_run = [{step["name"]: step["seconds"] for step in json.loads(run.printed)["steps"]} for run in runs]
+    return ", ".join(f"{name} {statistics.median(run[name] for run in by_run):.1f} s" for name in by_run[0])

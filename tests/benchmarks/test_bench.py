@@ -1,7 +1,7 @@
-"""The benchmark's own code runs: real processes, small data, no expectation of any time.
+"""The code of the benchmarks, with real processes and small data, and no expectation of any time.
 
-PyTorch and JAX are not installed where the tests run: what is tested is that their rows are left out aloud. That of
-several seeds needs a server and workers: tests/workers/test_seeds.py.
+PyTorch and JAX are not installed where the tests run, so the tests check that their rows are left out with a message.
+The benchmark of several seeds needs a server and workers: see tests/workers/test_seeds.py.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_largest_process_of_the_tree_is_measured() -> None:
-    # A child's peak counts from its parent's, which other tests have raised.
+    # A child's peak memory starts at its parent's, which other tests have raised.
     mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     grandchild = f"x = b'x' * {(mine + 50) * 2**20}"
     child = f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}], check=True)"
-    found = measure([sys.executable, "-c", f"{child}; print(os.environ['GIVEN'])"], {"GIVEN": "a"})
-    assert found.printed == "a\n"
-    assert found.seconds > 0
-    assert found.megabytes > mine + 50
+    run = measure([sys.executable, "-c", f"{child}; print(os.environ['GIVEN'])"], {"GIVEN": "a"})
+    assert run.printed == "a\n"
+    assert run.seconds > 0
+    assert run.megabytes > mine + 50
 
 
 def test_a_failing_process_stops_the_benchmark() -> None:
@@ -48,9 +48,9 @@ def test_the_reference_reads_a_mirrors_files(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(bench, "BESIDE", data)
     assert bench.arrays(data.as_uri(), tmp_path / "copy") == data
     assert bench.arrays(None, tmp_path / "copy") == data
-    found = protocol.parse(bench.script("reference", data).printed)
-    assert 0 < found.accuracy <= 1
-    assert len(found.epochs) == 5
+    result = protocol.parse(bench.script("reference", data).printed)
+    assert 0 < result.accuracy <= 1
+    assert len(result.epochs) == 5
 
 
 def test_the_jobs_own_training_on_as_many_images_as_wanted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,10 +63,10 @@ def test_the_jobs_own_training_on_as_many_images_as_wanted(data: Path, capsys: p
 
 def test_more_images_are_the_set_again_moved() -> None:
     images, labels = np.arange(1, 51, dtype=np.uint8).reshape(2, 25), np.array([3, 7], np.uint8)
-    found = training.shifted(images, labels, 5)
-    assert found.labels.tolist() == [3, 7, 3, 7, 3]
-    assert (found.images[:2] == images).all()
-    sets = [found.images[start : start + 1].tobytes() for start in (0, 2, 4)]
+    split = training.shifted(images, labels, 5)
+    assert split.labels.tolist() == [3, 7, 3, 7, 3]
+    assert (split.images[:2] == images).all()
+    sets = [split.images[start : start + 1].tobytes() for start in (0, 2, 4)]
     assert len(set(sets)) == 3
     assert all(sorted(each) == sorted(sets[0]) for each in sets)
 
@@ -74,7 +74,7 @@ def test_more_images_are_the_set_again_moved() -> None:
 def test_a_scripts_line() -> None:
     assert protocol.parse(f"noise\n{protocol.line(0.98, [1.0, 4.0, 6.0])}\n") == (0.98, 5.0, 3.0, (3.0, 2.0))
     assert learned(Measured(1.0, 1.0, protocol.line(0.97, [0.0, 1.0]))).seconds == 1.0
-    with pytest.raises(RuntimeError, match="not the run that was meant"):
+    with pytest.raises(RuntimeError, match=r"did not reach an accuracy of 0\.97"):
         learned(Measured(1.0, 1.0, protocol.line(0.96, [0.0, 1.0])))
 
 
@@ -95,9 +95,9 @@ def test_the_peers_that_there_are_have_rows(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho \'{"jax": "1.0"}\'\n')
     python.chmod(0o700)
-    found = peers(str(python), tmp_path, tmp_path)
-    assert list(found.rows) == ["JAX, an epoch one call"]
-    assert len(found.left_out) == 3
+    available = peers(str(python), tmp_path, tmp_path)
+    assert list(available.rows) == ["JAX, an epoch one call"]
+    assert len(available.left_out) == 3
 
 
 def test_rows_take_turns_and_are_compared_round_by_round() -> None:
@@ -108,10 +108,10 @@ def test_rows_take_turns_and_are_compared_round_by_round() -> None:
         printed = json.dumps({"steps": [{"name": "train", "seconds": 2.0}]})
         return Measured(seconds[order.count(name) - 1], 100.0, printed)
 
-    found = rounds({"a": lambda: row("a", 2.0, 4.0), "b": lambda: row("b", 1.0, 4.0)}, 2)
+    measured = rounds({"a": lambda: row("a", 2.0, 4.0), "b": lambda: row("b", 1.0, 4.0)}, 2)
     assert order == ["a", "b", "a", "b"]
-    assert "| b | 2.5 (1.0 to 4.0) | 0.75 | 100 |" in tables.processes(found)
-    assert tables.steps(found["a"]) == "train 2.0 s"
+    assert "| b | 2.5 (1.0 to 4.0) | 0.75 | 100 |" in tables.processes(measured)
+    assert tables.steps(measured["a"]) == "train 2.0 s"
 
 
 def test_trainings_are_compared_with_the_limit() -> None:
@@ -119,14 +119,14 @@ def test_trainings_are_compared_with_the_limit() -> None:
         "a": [Measured(9.0, 100.0, protocol.line(0.98, [0.0, 4.0, 6.0, 8.0]))],
         "b": [Measured(9.0, 100.0, protocol.line(0.97, [0.0, 2.0, 3.0, 4.0]))],
     }
-    found = tables.trainings(runs, 1000, 4 * 1000 * protocol.FLOPS_PER_IMAGE)
-    assert "| a | 8.0 (8.0 to 8.0) | 1.00 | 4.0 s | 2.00 s | 12% | 0.9800 |" in found
-    assert "| b | 4.0 (4.0 to 4.0) | 0.50 | 2.0 s | 1.00 s | 25% | 0.9700 |" in found
+    table = tables.trainings(runs, 1000, 4 * 1000 * protocol.FLOPS_PER_IMAGE)
+    assert "| a | 8.0 (8.0 to 8.0) | 1.00 | 4.0 s | 2.00 s | 12% | 0.9800 |" in table
+    assert "| b | 4.0 (4.0 to 4.0) | 0.50 | 2.0 s | 1.00 s | 25% | 0.9700 |" in table
 
 
 def test_memory_is_told_beyond_the_images() -> None:
-    found = tables.scaling({1_000_000: [Measured(9.0, 1000.0, protocol.line(0.98, [0.0, 4.0]))]})
-    assert "| 1,000,000 images | 4.0 | 250,000 | 1000 | 216 | 1 |" in found
+    table = tables.scaling({1_000_000: [Measured(9.0, 1000.0, protocol.line(0.98, [0.0, 4.0]))]})
+    assert "| 1,000,000 images | 4.0 | 250,000 | 1000 | 216 | 1 |" in table
 
 
 def test_the_limit_is_positive() -> None:

@@ -1,9 +1,9 @@
-"""The job's own training, `tasks.train.fit`, without the job around it.
+"""The job's own training, `tasks.learning.training.fit`, without the rest of the job.
 
     python -m tests.benchmarks.training FOLDER              # the recipe
-    python -m tests.benchmarks.training FOLDER --images N   # one epoch on so many images
+    python -m tests.benchmarks.training FOLDER --images N   # one epoch on N images
 
-More images than there are is the set again and again, each time moved by another few pixels.
+Beyond 60,000 images the set is repeated, each time shifted by other few pixels.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from tasks.learning.training import fit
 from tasks.settings import Recipe
 from tests.benchmarks import protocol
 
-# (down, right) in pixels, none first and then the nearest ones: 121 sets, each different.
+# (down, right) in pixels, by distance, (0, 0) first: 121 different sets.
 SHIFTS = sorted(product(range(-5, 6), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
 
 
 def shifted(images: Bytes, labels: Bytes, count: int) -> Split:
-    """So many images, of the given ones. One array holds them from the beginning; only one set is ever copied."""
-    made = Split(np.empty((count, images.shape[1]), np.uint8), np.empty(count, np.uint8))
+    """`count` images: the given ones, repeated and shifted. Only one set at a time is held twice in memory."""
+    split = Split(np.empty((count, images.shape[1]), np.uint8), np.empty(count, np.uint8))
     side = math.isqrt(images.shape[1])
     for number, start in enumerate(range(0, count, len(labels))):
         size = min(len(labels), count - start)
         moved = np.roll(images[:size].reshape(size, side, side), SHIFTS[number % len(SHIFTS)], axis=(1, 2))
-        made.images[start : start + size] = moved.reshape(size, -1)
-        made.labels[start : start + size] = labels[:size]
-    return made
+        split.images[start : start + size] = moved.reshape(size, -1)
+        split.labels[start : start + size] = labels[:size]
+    return split
 
 
 def prepare(folder: Path, count: int | None) -> tuple[Split, Split]:
-    """What to train and to test on."""
+    """The training and the test split."""
     arrays = protocol.read(folder)
     train, test = Split(*arrays[:2]), Split(*arrays[2:])
     return shifted(*train, count) if count else train, test
@@ -48,7 +48,7 @@ def prepare(folder: Path, count: int | None) -> tuple[Split, Split]:
 def main(folder: Path, count: int | None = None) -> None:
     """Train, test, print the line."""
     train, test = prepare(folder, count)
-    backend.keras()  # imports are not what is measured
+    backend.keras()  # so that the import is not measured
     moments = [time.perf_counter()]
     recipe = Recipe(epochs=1 if count else protocol.EPOCHS)
     fitted = fit(train, recipe, on_epoch=lambda *_: moments.append(time.perf_counter()))

@@ -22,24 +22,24 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def difference() -> bytes:
     """The page of `retrain compare` for two versions that differ in much."""
-    made = with_champion(wrong=300, champion_wrong=200)
-    old, new = manifest_facts(example(200, epochs=9).facts), manifest_facts(made.facts)
-    pair = Pair("mnist", 1, 2, old | {"data": {"train": "0" * 64}}, new, made.facts.comparison)
-    return page(pair, made.images)
+    sample = with_champion(wrong=300, champion_wrong=200)
+    old, new = manifest_facts(example(200, epochs=9).facts), manifest_facts(sample.facts)
+    pair = Pair("mnist", 1, 2, old | {"data": {"train": "0" * 64}}, new, sample.facts.comparison)
+    return page(pair, sample.images)
 
 
 PAGES: dict[str, Callable[[], bytes]] = {
-    "passed": lambda: example().render().page,
-    "rejected, beside a champion": lambda: with_champion(wrong=300, champion_wrong=200).render().page,
-    "perfect, one epoch": lambda: example(wrong=0, epochs=1).render().page,
-    "a hundred epochs, validated": lambda: example(epochs=100, validation=True).render().page,
+    "passed": lambda: example().render().html,
+    "rejected, beside a champion": lambda: with_champion(wrong=300, champion_wrong=200).render().html,
+    "perfect, one epoch": lambda: example(wrong=0, epochs=1).render().html,
+    "a hundred epochs, validated": lambda: example(epochs=100, validation=True).render().html,
     "two versions": difference,
 }
 
 # Every piece of text with the boxes that it is drawn in, as far as they can be seen. Text in a part that scrolls ends
 # where that part does.
 TEXTS = """() => {
-  const found = [];
+  const texts = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; node = walker.nextNode();) {
     const text = node.textContent.trim(), parent = node.parentElement;
@@ -50,10 +50,10 @@ TEXTS = """() => {
     range.selectNodeContents(node);
     for (const box of range.getClientRects()) {
       const right = scrolls ? Math.min(box.right, scrolls.right) : box.right;
-      if (right - box.left > 1 && box.height > 1) found.push([text.slice(0, 60), box.left, box.top, right, box.bottom]);
+      if (right - box.left > 1 && box.height > 1) texts.push([text.slice(0, 60), box.left, box.top, right, box.bottom]);
     }
   }
-  return found;
+  return texts;
 }"""
 
 Text = tuple[str, float, float, float, float]
@@ -64,7 +64,7 @@ SLACK = 3.0
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    path = next((result for name in BROWSERS if (result := shutil.which(name))), None)
     assert path, f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
@@ -93,7 +93,7 @@ def opened(browser: Browser, path: Path, width: int, scheme: Any = "light") -> t
 
 def overlaps(texts: list[Text]) -> list[tuple[str, str]]:
     """Which of these lie on each other."""
-    found = []
+    result = []
     ordered = sorted(texts, key=lambda text: text[2])
     for place, (name, left, top, right, bottom) in enumerate(ordered):
         for other, other_left, other_top, other_right, other_bottom in ordered[place + 1 :]:
@@ -102,8 +102,8 @@ def overlaps(texts: list[Text]) -> list[tuple[str, str]]:
             across = min(right, other_right) - max(left, other_left)
             down = min(bottom, other_bottom) - max(top, other_top)
             if across > SLACK and down > SLACK:
-                found.append((name, other))
-    return found
+                result.append((name, other))
+    return result
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -164,15 +164,15 @@ def test_dark_is_dark_and_light_is_light(browser: Browser, report: Path) -> None
 )
 def test_these_tests_see_what_they_look_for(browser: Browser, tmp_path: Path, style: str, seen: str) -> None:
     path = tmp_path / "report.html"
-    html = example().render().page
+    html = example().render().html
     path.write_bytes(html.replace(b"</style>", style.encode() + b"</style>"))
     tab, events = opened(browser, path, 390)
-    found = {
+    result = {
         "overlap": bool(overlaps(tab.evaluate(TEXTS))),
         "too wide": tab.evaluate("document.documentElement.scrollWidth") > 390,
         "refused": any("Content Security Policy" in event for event in events),
     }
-    assert [name for name, there in found.items() if there] == [seen]
+    assert [name for name, there in result.items() if there] == [seen]
     tab.close()
 
 

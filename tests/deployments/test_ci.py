@@ -1,4 +1,4 @@
-"""What CI runs, as CI runs it: the workflows' shell lines, with exit codes that tell a bad model from an error."""
+"""The shell lines of the CI workflows, run as CI runs them: a bad model and an error have different exit codes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ BAD = {"RETRAIN_DATASET": "digits", "RETRAIN_EPOCHS": "1", "RETRAIN_LEARNING_RAT
 
 
 def loaded(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text())
-    assert isinstance(found, dict)
-    return found
+    document = yaml.safe_load(path.read_text())
+    assert isinstance(document, dict)
+    return document
 
 
 def github_step() -> tuple[list[str], str]:
-    """How GitHub runs the step that retrains, and its lines."""
+    """The shell in which GitHub runs the step that retrains, and its lines."""
     steps = loaded(ROOT / ".github/workflows/retrain.yml")["jobs"]["retrain"]["steps"]
     (step,) = [step for step in steps if step.get("name") == "Retrain"]
     assert "shell" not in step
@@ -37,7 +37,7 @@ def github_step() -> tuple[list[str], str]:
 
 
 def gitlab_step() -> tuple[list[str], str]:
-    """How GitLab's runner runs a script's lines."""
+    """The shell in which a GitLab runner runs a script, and its lines."""
     lines = loaded(ROOT / "deployments/gitlab-ci.yml")["retrain"]["script"]
     return ["bash", "-eo", "pipefail"], "\n".join(lines)
 
@@ -54,11 +54,11 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, as CI's cache keeps it: the second job reuses what the first one trained."""
+    """One store for all jobs, as in the CI cache: the second job reuses what the first one trained."""
     return tmp_path_factory.mktemp("kept")
 
 
-def job(step: tuple[list[str], str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_step(step: tuple[list[str], str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     shell, lines = step
     script = folder / "script.sh"
     script.write_text(lines)
@@ -75,7 +75,7 @@ def test_a_bad_recipe_is_rejected_with_3_and_everything_is_left_for_the_reviewer
     from prefect.settings import PREFECT_API_URL
 
     (checkout / "store").symlink_to(store)
-    done = job(step, checkout, **BAD, PREFECT_API_URL=PREFECT_API_URL.value() or "", CI_JOB_URL="https://ci/job/7")
+    done = run_step(step, checkout, **BAD, PREFECT_API_URL=PREFECT_API_URL.value() or "", CI_JOB_URL="https://ci/job/7")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     report = checkout / "report"
@@ -98,7 +98,7 @@ def test_a_bad_recipe_is_rejected_with_3_and_everything_is_left_for_the_reviewer
 def test_an_error_has_another_code_and_says_so(
     step: tuple[list[str], str], environment: dict[str, str], code: int, checkout: Path
 ) -> None:
-    done = job(step, checkout, **environment)
+    done = run_step(step, checkout, **environment)
     assert done.returncode == code
     assert (checkout / "summary.md").read_text().startswith("## 💥 retrain failed\n\ncannot ")
     if step == github_step():
@@ -107,14 +107,14 @@ def test_an_error_has_another_code_and_says_so(
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=[path.name for path in WORKFLOWS])
 def test_workflows_may_read_and_no_more_and_name_their_actions_versions(path: Path) -> None:
-    found = loaded(path)
-    assert found["permissions"] == {"contents": "read"}
-    for name, each in found["jobs"].items():
-        assert "timeout-minutes" in each
-        assert each.get("permissions", {}) == ({"pull-requests": "write"} if name == "comment" else {})
-        for step in each["steps"]:
+    workflow = loaded(path)
+    assert workflow["permissions"] == {"contents": "read"}
+    for name, job in workflow["jobs"].items():
+        assert "timeout-minutes" in job
+        assert job.get("permissions", {}) == ({"pull-requests": "write"} if name == "comment" else {})
+        for step in job["steps"]:
             assert re.fullmatch(r"actions/[a-z-/]+@v\d+", step.get("uses", "actions/none@v0"))
-            # Text that others choose must not become a part of a script.
+            # An expression in a script would let a pull request's title or branch inject commands.
             assert "${{" not in step.get("run", "")
             if "checkout" in step.get("uses", ""):
                 assert step["with"]["persist-credentials"] is False

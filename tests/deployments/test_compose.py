@@ -1,4 +1,4 @@
-"""What can be said of compose.yaml and the Dockerfile without a container engine."""
+"""compose.yaml and the Dockerfile, as far as they can be checked without a container engine."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_a_secret_comes_from_outside_and_must_be_there(service: dict[str, Any]) 
 
 def test_the_example_names_each_secret_and_gives_none_away() -> None:
     lines = (DEPLOYMENTS / ".env.example").read_text().splitlines()
-    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    assert given.pop("COMPOSE_PROFILES") in {
+    example = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert example.pop("COMPOSE_PROFILES") in {
         profile for service in SERVICES.values() for profile in service.get("profiles", [])
     }
-    assert given.keys() == set(REQUIRED.findall((DEPLOYMENTS / "compose.yaml").read_text()))
-    assert not any(given.values())
+    assert example.keys() == set(REQUIRED.findall((DEPLOYMENTS / "compose.yaml").read_text()))
+    assert not any(example.values())
 
 
 @each_service
@@ -67,17 +67,17 @@ def test_prefect_knows_each_setting(service: dict[str, Any]) -> None:
 def test_prefect_knows_the_command_and_its_options(name: str) -> None:
     words = SERVICES[name]["command"]
     options = [word for word in words if word.startswith("--")]
-    before = words[1 : words.index(options[0])]
-    shown = subprocess.run(
-        [sys.executable, "-m", "prefect", *before, "--help"], capture_output=True, text=True, check=True, timeout=60
+    subcommand = words[1 : words.index(options[0])]
+    help_text = subprocess.run(
+        [sys.executable, "-m", "prefect", *subcommand, "--help"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    assert [option for option in options if option not in shown] == []
+    assert [option for option in options if option not in help_text] == []
 
 
 def test_retrain_knows_the_command() -> None:
     commands = {command.function.__name__ for command in COMMANDS}
-    asked = [service["command"] for service in SERVICES.values() if service.get("command", [""])[0] == "retrain"]
-    assert [words for words in asked if words[1] not in commands] == []
+    calls = [service["command"] for service in SERVICES.values() if service.get("command", [""])[0] == "retrain"]
+    assert [words for words in calls if words[1] not in commands] == []
 
 
 @pytest.mark.usefixtures("s3_server")

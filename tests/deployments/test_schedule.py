@@ -1,4 +1,4 @@
-"""The server of the locked versions makes the runs of a schedule."""
+"""A Prefect server of the locked versions creates the runs of a schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prefect.client.schemas.schedules import CronSchedule
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_schedule_becomes_runs() -> None:
-    # Prefect allows SQLAlchemy 2.1, with which each such insert fails and nothing but the server's log says so.
+    # Prefect allows SQLAlchemy 2.1, with which each such insert fails; only the server's log shows it.
     with get_client(sync_client=True) as client:
         flow = client.create_flow_from_name("on-a-schedule")
         every_day = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 4 * * *"), active=True)

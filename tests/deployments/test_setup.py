@@ -1,4 +1,4 @@
-"""What `retrain deploy` makes of a real server."""
+"""`retrain deploy` on a real server: pools, deployments, automations, and what a second call changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command line sets, for the process that deploys."""
+    """The environment of the process that deploys."""
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
@@ -43,7 +43,7 @@ def test_applying_twice_leaves_one_of_each() -> None:
     assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "gpu"}
     assert second["retrain/ci"].parameters == {**store, "device": "cpu", "train_on": "here"}
     assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
-    pools = {name: found.work_pool_name for name, found in second.items() if "/" in name}
+    pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
     assert {name for name, pool in pools.items() if pool == "gpu"} == {"train/gpu"}
     for name in pools:
         environment = second[name].job_variables.get("env", {})
@@ -57,8 +57,8 @@ def test_applying_twice_leaves_one_of_each() -> None:
     assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
     assert not second["retrain/on-demand"].schedules
 
-    told = second["automation on-rejected__automation_1"].trigger
-    assert told.expect == {f"prefect.flow-run.{state}" for state in ("Rejected", "Failed", "Crashed")}
+    trigger = second["automation on-rejected__automation_1"].trigger
+    assert trigger.expect == {f"prefect.flow-run.{state}" for state in ("Rejected", "Failed", "Crashed")}
 
 
 def test_a_pool_that_is_there_is_left_as_it_is() -> None:
@@ -72,19 +72,19 @@ def test_a_pool_that_is_there_is_left_as_it_is() -> None:
 
 def test_an_automation_that_agrees_is_not_touched_and_doubles_are_removed() -> None:
     def last_update() -> str:
-        there = f"{os.environ['PREFECT_API_URL']}/automations/{before.id}"
-        return str(httpx.get(there).json()["updated"])
+        url = f"{os.environ['PREFECT_API_URL']}/automations/{before.id}"
+        return str(httpx.get(url).json()["updated"])
 
     setup.watch_heartbeats()
     before = everything()[f"automation {setup.AUTOMATION}"]
-    made = last_update()
+    first_update = last_update()
     setup.watch_heartbeats()
-    assert last_update() == made
+    assert last_update() == first_update
     with get_client(sync_client=True) as client:
         client.create_automation(AutomationCore.model_validate(before.model_dump()))
-        setup.watch_heartbeats(2 * setup.SILENCE)
+        setup.watch_heartbeats(2 * setup.HEARTBEAT_TIMEOUT)
         (left,) = client.read_automations_by_name(setup.AUTOMATION)
-    assert left.trigger.within == 2 * setup.SILENCE  # type: ignore[union-attr]
+    assert left.trigger.within == 2 * setup.HEARTBEAT_TIMEOUT  # type: ignore[union-attr]
 
 
 def test_prefects_own_command_does_the_same_for_deployments() -> None:
@@ -101,23 +101,23 @@ def test_prefects_own_command_does_the_same_for_deployments() -> None:
     )
     after = everything()
     assert before.keys() == after.keys()
-    assert all(after[name].parameters == found.parameters for name, found in before.items() if "/" in name)
+    assert all(after[name].parameters == before[name].parameters for name in before if "/" in name)
 
 
 def test_what_cannot_be_deployed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "PREFECT_FILE", tmp_path / "missing.yaml")
     with pytest.raises(
-        ServerError, match=r"cannot make the deployments: .* For all it says: -m prefect .*missing\.yaml"
+        ServerError, match=r"cannot make the deployments: .* For its whole output: python -m prefect .*missing\.yaml"
     ):
         setup.deploy("s3://models/prod", "gpu")
 
 
 def everything() -> dict[str, Any]:
-    """Pools, deployments and automations by their names; a name that is there twice is refused."""
+    """Pools, deployments and automations by name; fails if a name occurs twice."""
     with get_client(sync_client=True) as client:
         flows = {flow.id: flow.name for flow in client.read_flows()}
-        found = [(f"pool {pool.name}", pool) for pool in client.read_work_pools() if pool.name in setup.POOLS]
-        found += [(f"{flows[each.flow_id]}/{each.name}", each) for each in client.read_deployments()]  # type: ignore[misc]
-        found += [(f"automation {each.name}", each) for each in client.read_automations()]  # type: ignore[misc]
-    assert len(found) == len(dict(found)), [name for name, _ in found]
-    return dict(found)
+        named = [(f"pool {pool.name}", pool) for pool in client.read_work_pools() if pool.name in setup.POOLS]
+        named += [(f"{flows[each.flow_id]}/{each.name}", each) for each in client.read_deployments()]  # type: ignore[misc]
+        named += [(f"automation {each.name}", each) for each in client.read_automations()]  # type: ignore[misc]
+    assert len(named) == len(dict(named)), [name for name, _ in named]
+    return dict(named)

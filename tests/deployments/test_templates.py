@@ -1,4 +1,4 @@
-"""The GPU work pools' templates: what the real workers make of them, and that nothing else was changed in them."""
+"""The templates of the GPU work pools: the jobs that real workers render, and the differences to Prefect's defaults."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def test_a_pool_is_made_from_it(kind: str) -> None:
 
 
 def template(kind: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((DEPLOYMENTS / f"gpu-{kind}.json").read_text())
-    return read
+    document: dict[str, Any] = json.loads((DEPLOYMENTS / f"gpu-{kind}.json").read_text())
+    return document
 
 
 def rendered(configuration: Any, kind: str, job_variables: dict[str, Any]) -> Any:
-    """The job as the worker has it just before it starts it."""
+    """The job as the worker starts it."""
     job = run_coro_as_sync(configuration.from_template_and_values(template(kind), job_variables))
     assert job is not None
     job.prepare_for_flow_run(FlowRun(flow_id="00000000-0000-0000-0000-000000000000", name="a-run"))
@@ -104,7 +104,7 @@ def rendered(configuration: Any, kind: str, job_variables: dict[str, Any]) -> An
 
 
 def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
-    """Where the two are not the same, as dotted paths."""
+    """The dotted paths at which the two differ."""
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         theirs, ours = dict(enumerate(theirs)), dict(enumerate(ours))
     if not (isinstance(theirs, dict) and isinstance(ours, dict)):

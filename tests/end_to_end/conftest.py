@@ -1,4 +1,4 @@
-"""What the tests of the whole job share."""
+"""The fixtures of the tests of the whole job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
 
 @pytest.fixture
 def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
-    """A mirror of a small data set under MNIST's name."""
+    """A mirror that serves a small data set as MNIST."""
     monkeypatch.setitem(DATASETS, "mnist", spec_for(CONTENTS))
     with serving(gzipped(CONTENTS)) as running:
         yield running
@@ -22,7 +22,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 @pytest.fixture
 def fresh_process() -> Iterator[None]:
-    """For a test that has the model file loaded back as the job does it."""
+    """For a test that loads the model file back in an isolated process, as the job does."""
     isolated.dismiss()
     yield
     isolated.dismiss()
@@ -30,7 +30,7 @@ def fresh_process() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def loaded_back_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere in this process: another one would import TensorFlow anew for each model, which takes seconds."""
+    """Load back in this process in all other tests: a subprocess would import TensorFlow for each model, in seconds."""
     if "fresh_process" not in request.fixturenames:
         monkeypatch.setattr(load_back, "predict_isolated", predictions.predict)
         monkeypatch.setattr(isolated, "preload", lambda: None)

@@ -1,4 +1,4 @@
-"""The gate in the whole job: champion, pin, override, damage, other test sets, and runs that race."""
+"""The gate in the whole job: champion, pin, override, damage, changed test sets, and runs that race."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.mirrors import CONTENTS, Contents, Mirror, gzipped, serving, spec_for
 
 GOOD = Recipe(epochs=3, batch_size=32)
 WORSE = Recipe(epochs=1, batch_size=32, learning_rate=0.0001)
-# The champion's row alone.
+# Only the row of the champion.
 GATE = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -38,7 +38,7 @@ def job(store: ObjectStore, mirror: Mirror, recipe: Recipe = GOOD, **more: Any) 
 
 
 def outcome(state: State[Outcome]) -> Outcome:
-    """How a run ended, also a rejected one."""
+    """The outcome of a run, also of a rejected one."""
     try:
         return cast(Any, state.result())  # type: ignore[no-any-return]
     except GateRejected as rejection:
@@ -94,7 +94,7 @@ def test_champion_pin_and_override_from_the_first_model_on(
     assert b"published by override" in registry_of(store).read(2, "report.html")
     assert b"the audit wants it" in registry_of(store).read(2, "report.html")
 
-    # Against the worse champion another bad one passes, against the pinned version it does not.
+    # Another bad candidate passes against the worse champion, and fails against the pinned version.
     another = WORSE.model_copy(update={"seed": 1})
     options = ["--store", store.url]
     assert main(["pin", "1", "--reason", "as good as it has to be", *options]) == 0
@@ -119,11 +119,11 @@ def test_a_run_again_after_a_rollback_does_not_undo_it(local: ObjectStore, mirro
         job(local, mirror, recipe, gate=tolerant)
     assert main(["rollback", "--store", local.url, "--reason", "customers complained"]) == 0
     state = job(local, mirror, WORSE, gate=tolerant)
-    found = outcome(state)
+    result = outcome(state)
     assert state.name == "Unchanged"
-    assert found.decision.remark == "version 2 has these weights already, and version 1 was put back in its place"
-    assert found.receipt
-    assert (found.receipt.version, found.receipt.champion, found.receipt.new) == (2, 1, False)
+    assert result.decision.remark == "version 2 has these weights already, and version 1 was put back in its place"
+    assert result.receipt
+    assert (result.receipt.version, result.receipt.champion, result.receipt.new) == (2, 1, False)
     assert registry_of(local).versions() == [1, 2]
 
 
@@ -136,14 +136,14 @@ def test_a_champion_of_another_test_set_is_evaluated_again(
     other: Contents = {**CONTENTS, "test_labels": idx.encode(labels)}
     monkeypatch.setitem(DATASETS, "mnist", spec_for(other))
     with serving(gzipped(other)) as serves:
-        # The pins are no part of a key, as they do not change without their module.
+        # The checksums of the data set are not in the cache key, because they change only with their module.
         new = {"gate": Gate(**_lenient()), "refresh": ("download",)}
-        found = outcome(job(local, serves, GOOD.model_copy(update={"seed": 1}), **new))
-        steps = {step.name: step.cached for step in found.steps}
+        result = outcome(job(local, serves, GOOD.model_copy(update={"seed": 1}), **new))
+        steps = {step.name: step.cached for step in result.steps}
         assert steps["reevaluate"] is False
-        assert found.verdict == "published", "it is judged against the champion on the new labels"
-        assert found.decision.checks[-1].name == "loss to champion v1"
-        # The first model again: its predictions of the old labels do not count.
+        assert result.verdict == "published", "it is judged against the champion on the new labels"
+        assert result.decision.checks[-1].name == "loss to champion v1"
+        # The first model again: its predictions belong to the old labels and are not reused.
         again = outcome(job(local, serves, WORSE))
         assert failed(again.decision) == ["loss to champion v2"]
         main(["rollback", "--store", local.url, "--to", "1"])
@@ -174,7 +174,7 @@ def test_a_champion_whose_predictions_are_damaged_is_evaluated_again(
     assert failed(worse.decision) == ["loss to champion v1"]
     assert "at least 0." in worse.decision.checks[-1].sentence
     assert "the model of champion v1 is evaluated again: cannot trust " in caplog.text
-    # The same weights, but not whole: what readers cannot read is published anew.
+    # The same weights, but a damaged version: it is published again, because readers cannot read it.
     mended = outcome(job(local, mirror))
     assert (mended.decision.verdict, mended.decision.accuracy) == ("publish", before.decision.accuracy)
     assert mended.receipt
@@ -220,15 +220,15 @@ def test_a_damaged_pin_rejects_until_it_is_removed(local: ObjectStore, mirror: M
     job(local, mirror)
     assert main(["pin", "1", "--store", local.url]) == 0
     local.put("models/mnist/reference.json", b"{}")
-    found = outcome(job(local, mirror))
-    assert (found.verdict, failed(found.decision)) == ("rejected", ["loss to reference"])
+    result = outcome(job(local, mirror))
+    assert (result.verdict, failed(result.decision)) == ("rejected", ["loss to reference"])
     assert main(["unpin", "--store", local.url]) == 0
     assert outcome(job(local, mirror)).verdict == "already published"
 
 
 @pytest.fixture
 def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Calls to make, one after each judgement, before the run can publish."""
+    """A queue of functions, of which one is called after each judgement, before the run can publish."""
     waiting: list[Any] = []
 
     def collect(candidate: Any, *arguments: Any) -> Any:
@@ -242,7 +242,7 @@ def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def publish_other(right: bool, weights: str = "0" * 64) -> Any:
-    """Another run's publish: a model that gets every test image right, or the very answers of this one."""
+    """A publish by another run, of a model with all test images right, or with the predictions of this run."""
 
     def publish(candidate: Any, run: Any) -> None:
         probabilities, labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
@@ -266,24 +266,24 @@ def test_a_run_that_loses_a_race_is_judged_against_the_new_champion(
 ) -> None:
     overtaking.append(publish_other(right=True))
     state = job(store, mirror, WORSE)
-    found = outcome(state)
-    assert (state.name, failed(found.decision)) == ("Rejected", ["loss to champion v1"])
+    result = outcome(state)
+    assert (state.name, failed(result.decision)) == ("Rejected", ["loss to champion v1"])
     assert "another run was first, so the model is judged again" in caplog.text
     assert registry_of(store).versions() == [1]
-    assert json.loads(store.get(f"runs/{found.run}/decision.json").data)["verdict"] == "reject"
-    assert [step.name for step in found.steps].count("judge") == 2
+    assert json.loads(store.get(f"runs/{result.run}/decision.json").data)["verdict"] == "reject"
+    assert [step.name for step in result.steps].count("judge") == 2
 
 
 def test_a_run_that_loses_a_race_and_is_as_good_is_published_after_the_winner(
     store: ObjectStore, mirror: Mirror, overtaking: list[Any]
 ) -> None:
     overtaking += [publish_other(right=False), publish_other(right=False, weights="1" * 64)]
-    found = outcome(job(store, mirror))
-    assert found.verdict == "published"
-    assert found.receipt
-    assert (found.receipt.version, found.receipt.champion) == (3, 3)
-    assert found.decision.checks[-1].name == "loss to champion v2"
-    assert registry_of(store).manifest(3).facts["decision"] == found.decision.model_dump(mode="json")
+    result = outcome(job(store, mirror))
+    assert result.verdict == "published"
+    assert result.receipt
+    assert (result.receipt.version, result.receipt.champion) == (3, 3)
+    assert result.decision.checks[-1].name == "loss to champion v2"
+    assert registry_of(store).manifest(3).facts["decision"] == result.decision.model_dump(mode="json")
     assert [entry.version for entry in registry_of(store).history()] == [1, 2, 3]
     assert not registry_of(store).verify_champion()
 

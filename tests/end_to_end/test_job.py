@@ -1,4 +1,4 @@
-"""The whole job under a real Prefect server: a mirror over HTTP, a real training, both kinds of store."""
+"""The whole job with a real Prefect server, a mirror over HTTP, a real training, and both kinds of store."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def outcome(state: State[Outcome]) -> Outcome:
     return cast(Any, state.result())  # type: ignore[no-any-return]
 
 
-def loaded_back(found: Outcome) -> Check:
-    (row,) = [check for check in found.decision.checks if check.name == "loaded back"]
+def loaded_back(result: Outcome) -> Check:
+    (row,) = [check for check in result.decision.checks if check.name == "loaded back"]
     return row
 
 
-def reused(found: Outcome) -> list[str]:
-    return [step.name for step in found.steps if step.cached]
+def reused(result: Outcome) -> list[str]:
+    return [step.name for step in result.steps if step.cached]
 
 
 @pytest.mark.usefixtures("fresh_process")
@@ -134,13 +134,13 @@ def test_a_model_below_the_gate_is_rejected_and_its_report_kept(store_url: str, 
     assert state.is_failed()
     with pytest.raises(GateRejected, match="Rejected by the gate: accuracy") as rejection:
         state.result()
-    found = cast(Outcome, rejection.value.outcome)
-    assert (found.verdict, found.receipt) == ("rejected", None)
+    result = cast(Outcome, rejection.value.outcome)
+    assert (result.verdict, result.receipt) == ("rejected", None)
     store = open_store(store_url)
     assert not list(store.list("models/"))
-    decision = json.loads(store.get(f"runs/{found.run}/decision.json").data)
+    decision = json.loads(store.get(f"runs/{result.run}/decision.json").data)
     assert decision["verdict"] == "reject"
-    assert b"Rejected by the gate" in store.get(f"runs/{found.run}/report.html").data
+    assert b"Rejected by the gate" in store.get(f"runs/{result.run}/report.html").data
 
 
 @pytest.mark.usefixtures("fresh_process")
@@ -174,9 +174,9 @@ def test_of_several_seeds_the_median_is_judged_and_more_of_them_reuse_those_that
     for name in ("train", "evaluate"):
         assert [step.cached for step in five.steps if step.name == name] == [True, True, True, False, False]
     facts = json.loads(open_store(str(trained_store)).get(f"runs/{five.run}/report.json").data)
-    found = {score["seed"]: score["accuracy"] for score in facts["spread"]["scores"]}
-    assert list(found) == [0, 1, 2, 3, 4]
-    assert five.decision.accuracy == sorted(found.values())[2] == found[facts["spread"]["judged"]]
+    accuracies = {score["seed"]: score["accuracy"] for score in facts["spread"]["scores"]}
+    assert list(accuracies) == [0, 1, 2, 3, 4]
+    assert five.decision.accuracy == sorted(accuracies.values())[2] == accuracies[facts["spread"]["judged"]]
     assert facts["recipe"]["seed"] == facts["spread"]["judged"]
     assert facts["trained"]["weights_digest"]
     assert f"seeds: {facts['spread']['judged']} has accuracy {five.decision.accuracy:.4f}, the median" in caplog.text
@@ -190,8 +190,8 @@ def test_an_export_that_predicts_something_else_is_left_out_loudly(
     trained_store: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    found = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
-    assert found.verdict == "published"
+    result = outcome(job(str(trained_store), mirror, RECIPE.model_copy(update={"seed": 1})))
+    assert result.verdict == "published"
     why = "it predicts 300 of 300 test images differently"
     assert f"model.onnx is left out: {why}" in caplog.text
     registry = Registry(open_store(str(trained_store)), "mnist")
@@ -212,12 +212,12 @@ Change = Callable[[bytes], bytes | None]
 
 
 def spoil(store: ObjectStore, step: str, change: Change) -> None:
-    """Damage every artifact that a step's results name: change its bytes, or (None) delete it."""
+    """Damage each artifact that the results of a step name: change its bytes, or delete it if `change` returns None."""
     for result in list(store.list(f"cache/results/{step}/")):
         for sha256 in set(re.findall(rb"[0-9a-f]{64}", store.get(result.key).data)):
             key = f"cache/objects/{sha256.decode()}"
             if not list(store.list(key)):
-                continue  # another digest, of the weights
+                continue  # not an artifact: the digest of the weights
             data = change(store.get(key).data)
             if data is None:
                 store.delete(key)
@@ -231,7 +231,7 @@ def spoil(store: ObjectStore, step: str, change: Change) -> None:
         (CACHED[:4], lambda data: None),
         (CACHED[:4], lambda data: data[:-1]),
         (CACHED[:4], lambda data: b"X" + data[1:]),
-        (["report"], lambda data: b"X" + data[1:]),  # made of the others, so it has to be damaged alone
+        (["report"], lambda data: b"X" + data[1:]),  # made from the artifacts of the others, so damaged alone
     ],
     ids=["gone", "cut", "altered", "altered-report"],
 )
@@ -252,8 +252,8 @@ def test_a_cache_that_was_cleared_is_filled_anew(trained_store: Path, mirror: Mi
     assert main(["cache", "clear", "--older-than", "0", "--yes", "--store", str(trained_store)]) == 0
     assert not cache_items(open_store(str(trained_store)))
     assert main(["verify", "--store", str(trained_store)]) == 0, "what is published stays"
-    found = outcome(job(str(trained_store), mirror))
-    assert (reused(found), found.verdict) == ([], "already published")
+    result = outcome(job(str(trained_store), mirror))
+    assert (reused(result), result.verdict) == ([], "already published")
 
 
 def test_altered_results_are_not_believed(
@@ -288,8 +288,8 @@ def test_a_validation_split_is_watched_and_changes_the_training_set(tmp_path: Pa
     data = Data(mirror=(mirror.url,), validation_fraction=0.25)
     gate = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
     state = cast(State[Outcome], retrain(data, RECIPE, gate, device="cpu", store=str(tmp_path), return_state=True))
-    found = outcome(state)
-    report = json.loads(open_store(str(tmp_path)).get(f"runs/{found.run}/report.json").data)
+    result = outcome(state)
+    report = json.loads(open_store(str(tmp_path)).get(f"runs/{result.run}/report.json").data)
     assert report["prepared"]["statistics"]["validation"]["images"] == 160
     assert report["prepared"]["statistics"]["train"]["images"] == 480
     assert all(epoch["validation_accuracy"] > 0 for epoch in report["trained"]["history"])
@@ -299,10 +299,10 @@ def test_the_run_page_shows_tasks_gate_report_and_progress(
     tmp_path: Path, mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    found = outcome(job(str(tmp_path), mirror))
+    result = outcome(job(str(tmp_path), mirror))
     second = outcome(job(str(tmp_path), mirror))
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(cast(Any, found.run))
+        run = client.read_flow_run(cast(Any, result.run))
         assert run.name == "mnist, 3 epochs, seed 0"
         assert run.state_name == "Published"
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}

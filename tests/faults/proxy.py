@@ -226,8 +226,10 @@ def proxying(upstream: str, conditions: Conditions = "as they are") -> Iterator[
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         proxy.url = f"http://127.0.0.1:{server.server_port}"
-        with patch.dict(os.environ, AWS_ENDPOINT_URL_S3=proxy.url):
-            yield proxy
-        proxy.closing.set()
-        server.shutdown()
-        thread.join()
+        try:
+            with patch.dict(os.environ, AWS_ENDPOINT_URL_S3=proxy.url):
+                yield proxy
+        finally:  # a test that fails must not leave a thread that waits for ever
+            proxy.closing.set()
+            server.shutdown()
+            thread.join()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 RUN = str(uuid.uuid4())
 
 
-def told(block: str = "") -> None:
+def send_notification(block: str = "") -> None:
     notify(RUN, "mnist, 5 epochs, seed 0", "Rejected", "Rejected by the gate: accuracy", block)
 
 
@@ -53,25 +53,25 @@ def webhook() -> Iterator[list[dict[str, str]]]:
 
 
 def test_a_block_that_is_named_is_sent_the_same(webhook: list[dict[str, str]]) -> None:
-    told("custom-webhook/here")
+    send_notification("custom-webhook/here")
     (sent,) = webhook
     assert sent["title"] == "retrain Rejected: mnist, 5 epochs, seed 0"
     assert sent["text"].startswith("Rejected by the gate: accuracy\n")
     assert sent["text"].endswith(f"/runs/flow-run/{RUN}")
     with pytest.raises(httpx.HTTPStatusError):  # a channel that fails is no secret
-        told("custom-webhook/here")
+        send_notification("custom-webhook/here")
 
 
 def test_it_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    told()
+    send_notification()
     assert "retrain Rejected: mnist, 5 epochs, seed 0. Rejected by the gate: accuracy" in caplog.text
     assert f"/runs/flow-run/{RUN}" in caplog.text
 
 
 def test_a_block_that_is_none_says_what_to_do() -> None:
     with pytest.raises(UsageError, match="cannot load the notification block 'slack-webhook/nobody'"):
-        told("slack-webhook/nobody")
+        send_notification("slack-webhook/nobody")
     Secret(value="x").save("a-secret", overwrite=True)
-    with pytest.raises(UsageError, match="cannot notify through 'secret/a-secret': it is no notification block"):
-        told("secret/a-secret")
+    with pytest.raises(UsageError, match="cannot notify through 'secret/a-secret': it is not a notification block"):
+        send_notification("secret/a-secret")

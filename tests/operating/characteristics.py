@@ -2,12 +2,12 @@
 
 python -m tests.operating.characteristics    # writes characteristics.json and .md, in a few seconds
 
-**A true loss of δ** is made from real seeds: each right answer of the candidate becomes wrong with probability
-δ / accuracy, by itself, so that on average δ of all images are lost. Candidate and champion are always two different
-seeds, both of the default recipe, on MNIST's own 10,000 test images: every pair of seeds, 5 draws of the lost images
-each. So a rate has the chance of two trainings and of the lost images in it; the test images are those the gate uses.
-The standard error beside a rate is of the choice of seeds (one seed left out at a time). Beside these stand recipes
-that really are worse, trained, with nothing drawn.
+**A true loss of δ** is simulated from real seeds: each right answer of the candidate becomes wrong, independently, with
+probability δ / accuracy, so that on average δ of all images are lost. Candidate and champion are always two different
+seeds of the default recipe, on MNIST's own 10,000 test images: every pair of seeds, 5 draws of the lost images each. So
+a rate includes the variance of two trainings and of the lost images; the test images are those that the gate uses. The
+standard error beside a rate is that of the choice of seeds (jackknife: one seed left out at a time). Beside these are
+recipes that really are worse: trained, with nothing drawn.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ Floats = NDArray[np.float64]
 
 def load(path: Path = SEEDS) -> tuple[NDArray[np.uint8], dict[str, Right]]:
     """The test labels, and of each kind of training which images its seeds get right."""
-    kept = json.loads(path.read_text())
-    labels = np.array([int(digit) for digit in kept["labels"]], np.uint8)
-    found: dict[str, list[Right]] = {}
-    for run in kept["runs"]:
+    record = json.loads(path.read_text())
+    labels = np.array([int(digit) for digit in record["labels"]], np.uint8)
+    results: dict[str, list[Right]] = {}
+    for run in record["runs"]:
         right = np.ones(len(labels), bool)
         right[np.cumsum(run["wrong"])] = False
-        found.setdefault(run["kind"], []).append(right)
-    return labels, {kind: np.array(rows) for kind, rows in found.items()}
+        results.setdefault(run["kind"], []).append(right)
+    return labels, {kind: np.array(rows) for kind, rows in results.items()}
 
 
 def thinned(right: Right, loss: float, random: np.random.Generator) -> Right:
-    """Answers that lose `loss` of their accuracy on average: each right one is kept or made wrong by itself."""
+    """Answers that lose `loss` of their accuracy on average: right ones become wrong, independently."""
     share = loss / right.mean(axis=1, keepdims=True)
-    kept: Right = right & (random.random(right.shape) >= share)
-    return kept
+    remaining: Right = right & (random.random(right.shape) >= share)
+    return remaining
 
 
 def counts(candidates: Right, champions: Right) -> tuple[Floats, Floats]:
@@ -88,8 +88,8 @@ def absolute_rows(right: Right, labels: NDArray[np.uint8]) -> dict[str, Right]:
 def recalls(right: Right, labels: NDArray[np.uint8]) -> Floats:
     """The recall of each class (column) of each model (row)."""
     members = (labels[:, None] == np.arange(10)).astype(np.float32)
-    found: Floats = (right.astype(np.float32) @ members).astype(float) / members.sum(axis=0)
-    return found
+    results: Floats = (right.astype(np.float32) @ members).astype(float) / members.sum(axis=0)
+    return results
 
 
 def rates(draws: Sequence[Right], champions: Right, labels: NDArray[np.uint8], *, same: bool) -> dict[str, float]:
@@ -191,7 +191,7 @@ def compute() -> dict[str, Any]:
     labels, kinds = load()
     default, random = kinds["default"], np.random.default_rng(0)
     drawn = {loss: [thinned(default, loss, random) for _ in range(DRAWS if loss else 1)] for loss in LOSSES}
-    found = {
+    results = {
         "seeds": about(default, labels),
         "losses": [
             *({"what": "", "loss": loss, **rates(drawn[loss], default, labels, same=True)} for loss in LOSSES),
@@ -209,19 +209,19 @@ def compute() -> dict[str, Any]:
             for reference in ("none", "typical", "best of 10")
         ],
     }
-    rounded: dict[str, Any] = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
+    rounded: dict[str, Any] = json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4))
     return rounded
 
 
 def margins(default: Right, drawn: dict[float, list[Right]]) -> list[dict[str, float]]:
     """How often the champion row passes for other values of max_regression, by true loss."""
-    found: list[dict[str, float]] = [{"max regression": margin} for margin in MARGINS]
+    results: list[dict[str, float]] = [{"max regression": margin} for margin in MARGINS]
     for loss, draws in drawn.items():
         pairs = [counts(draw, default) for draw in draws]
-        for row in found:
+        for row in results:
             passed = np.mean([passes(b, c, row["max regression"]) for b, c in pairs], axis=0)
             row[f"{loss:.3f}"], _ = over_pairs(passed, same=True)
-    return found
+    return results
 
 
 def about(default: Right, labels: NDArray[np.uint8]) -> dict[str, float]:
@@ -247,9 +247,9 @@ def about(default: Right, labels: NDArray[np.uint8]) -> dict[str, float]:
     }
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """The tables as the README quotes them."""
-    seeds = found["seeds"]
+def markdown(results: dict[str, Any]) -> str:
+    """characteristics.md, of which tasks/gate/README.md quotes a table."""
+    seeds = results["seeds"]
     lines = [
         f"{seeds['seeds']} seeds of the default recipe: accuracy {seeds['mean']:.4f} on average, standard deviation "
         f"{seeds['deviation']:.4f},",
@@ -264,7 +264,7 @@ def markdown(found: dict[str, Any]) -> str:
         "| candidates that pass | champion row | accuracy | lower bound | class recall | all rows |",
         "|---|---|---|---|---|---|",
     ]
-    for row in found["losses"]:
+    for row in results["losses"]:
         what = f"true loss {row['loss']:.3f}" if not row["what"] else f"{row['what']} ({row['loss']:.4f})"
         shares = [f"{row[name]:.3f}" for name in ("accuracy", "lower bound", "recall", "all")]
         lines.append(f"| {what} | {row['champion']:.3f} ± {row['champion error']:.3f} | {' | '.join(shares)} |")
@@ -273,19 +273,19 @@ def markdown(found: dict[str, Any]) -> str:
         "| champion row passes, by max_regression | " + " | ".join(f"true loss {loss:.3f}" for loss in LOSSES) + " |",
         "|---|" + "---|" * len(LOSSES),
     ]
-    for row in found["margins"]:
+    for row in results["margins"]:
         shares = [f"{row[f'{loss:.3f}']:.3f}" for loss in LOSSES]
         lines.append(f"| {row['max regression']:.3f} | {' | '.join(shares)} |")
     lines += [
         "",
-        "| the champion is the best of | " + " | ".join(found["best of"]) + " |",
-        "|---|" + "---|" * len(found["best of"]),
-        "| a healthy seed passes | " + " | ".join(f"{rate:.3f}" for rate in found["best of"].values()) + " |",
+        "| the champion is the best of | " + " | ".join(results["best of"]) + " |",
+        "|---|" + "---|" * len(results["best of"]),
+        "| a healthy seed passes | " + " | ".join(f"{rate:.3f}" for rate in results["best of"].values()) + " |",
         "",
         "| each retraining loses | reference | rejected | champion lost after 10 | after 20 | after 40 |",
         "|---|---|---|---|---|---|",
     ]
-    for row in found["retrainings"]:
+    for row in results["retrainings"]:
         lost = [f"{row[f'lost after {number}']:+.4f}" for number in (10, 20, RETRAININGS)]
         lines.append(f"| {row['loss each']:.4f} | {row['reference']} | {row['rejected']:.3f} | {' | '.join(lost)} |")
     return "\n".join(lines) + "\n"

@@ -1,15 +1,15 @@
-"""How often four one-sided 95 % bounds of a paired loss hold what they promise: not simulated but summed, exactly.
+"""The coverage of four one-sided 95 % bounds of a paired loss: not simulated but summed, exactly.
 
 python -m tests.operating.coverage    # writes coverage.json, in about twenty seconds
 
-A bound covers where it does not exceed the true loss. Given how many images differ on average, and the loss, the counts
+A bound covers if it does not exceed the true loss. Given how many images differ on average, and the loss, the counts
 (b, c) are multinomial, so the coverage is the sum of the probabilities of all counts whose bound covers: no seed, no
 error of simulation. Counts beyond nine standard deviations are left out; they weigh less than 1e-15.
 
 wald            observed loss minus z standard errors, the textbook's
-conditional     Clopper-Pearson for b among the b + c that differ, which are taken as given (exact McNemar, inverted)
+conditional     Clopper-Pearson for b among the b + c discordant images, which are fixed (exact McNemar, inverted)
 tango           the score interval, `tasks.gate.paired`
-unconditional   exact test of Tango's statistic: as unlikely as at the worst number of images that differ
+unconditional   exact test of Tango's statistic, at the least favourable number of discordant images
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Trains the default recipe with many seeds and keeps which test images each model gets wrong.
+"""Trains the default recipe with many seeds and records which test images each model gets wrong.
 
-python -m tests.operating.record --mirror file:///data/mnist    # 8 s a seed on 2 cores; goes on where it was stopped
+python -m tests.operating.record --mirror file:///data/mnist    # 8 s a seed on 2 cores; continues after an interruption
 
-Beside the default recipe stand four that are worse for a real reason: fewer epochs, half of the training images, and
-shuffled labels. `seeds.json` has one training a line and the packages it was made with, so that everything computed
-from it (`characteristics.py`) can be computed again without training.
+Besides the default recipe, four recipes that are worse for a real reason: 2 epochs, 3 epochs, half of the training
+images, shuffled labels. `seeds.json` has one training a line and the packages that computed it, so that
+`characteristics.py` can compute its tables without training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SEEDS = Path(__file__).with_name("seeds.json")
 
 
 def shuffled(split: Split) -> Split:
-    """Every label is some other image's."""
+    """Every image has the label of some other image."""
     return Split(split.images, np.random.default_rng(0).permutation(split.labels))
 
 
@@ -61,9 +61,9 @@ KINDS = {
 
 
 def trainings(mirror: str, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    """Train what is not done yet: the kind, the seed, and which test images the model gets wrong.
+    """Train what is not done yet; yield the kind, the seed, and which test images the model gets wrong.
 
-    As the index of the first one and from there the steps to the next: half as long as the indices.
+    Those are stored as the first index and the differences to the next: half as long as the indices.
     """
     train, test = splits(mirror)
     for name, kind in KINDS.items():
@@ -87,23 +87,23 @@ def splits(mirror: str) -> tuple[Split, Split]:
 
 def main(mirror: str, path: Path) -> None:
     """Train, and write after each training."""
-    made_with = {
+    environment = {
         "packages": {name: installed(name) for name in PACKAGES},
         "arithmetic": device_kind("cpu").arithmetic,
         "labels": "".join(map(str, splits(mirror)[1].labels)),
     }
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    runs = kept.pop("runs") if {key: kept.get(key) for key in made_with} == made_with else []
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    runs = saved.pop("runs") if {key: saved.get(key) for key in environment} == environment else []
     for run in trainings(mirror, {(run["kind"], run["seed"]) for run in runs}):
         runs.append(run)
-        write(path, {**made_with, "runs": runs})
+        write(path, {**environment, "runs": runs})
         print(f"{run['kind']}, seed {run['seed']}: {len(run['wrong'])} wrong", flush=True)
 
 
-def write(path: Path, found: dict[str, Any]) -> None:
+def write(path: Path, content: dict[str, Any]) -> None:
     """As JSON, one training a line."""
-    head = json.dumps({name: value for name, value in found.items() if name != "runs"}, indent=1)
-    runs = ",\n".join(json.dumps(run, separators=(",", ":")) for run in found["runs"])
+    head = json.dumps({name: value for name, value in content.items() if name != "runs"}, indent=1)
+    runs = ",\n".join(json.dumps(run, separators=(",", ":")) for run in content["runs"])
     path.write_text(f'{head[:-2]},\n "runs": [\n{runs}\n]}}\n')
 
 

@@ -33,14 +33,14 @@ DEFAULT = RIGHT["default"]
 
 
 @pytest.fixture(scope="module")
-def kept() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(JSON.read_text())
-    return found
+def saved() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(JSON.read_text())
+    return content
 
 
-def test_the_tables_are_what_the_kept_trainings_say(kept: dict[str, Any]) -> None:
-    assert list(leaves(compute())) == pytest.approx(list(leaves(kept)), abs=1e-3)
-    assert markdown(kept) == MARKDOWN.read_text()
+def test_the_tables_are_what_the_kept_trainings_say(saved: dict[str, Any]) -> None:
+    assert list(leaves(compute())) == pytest.approx(list(leaves(saved)), abs=1e-3)
+    assert markdown(saved) == MARKDOWN.read_text()
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -63,21 +63,21 @@ def test_the_kept_trainings_are_whole() -> None:
 
 
 def test_the_readme_quotes_the_tables() -> None:
-    readme = (MARKDOWN.parents[2] / "README.md").read_text()
+    readme = (MARKDOWN.parents[2] / "tasks/gate/README.md").read_text()
     quoted = [line for line in readme.splitlines() if line.startswith(("| true loss", "| half the images"))]
     assert len(quoted) == 5
     assert set(quoted) <= set(MARKDOWN.read_text().splitlines())
 
 
-def test_a_healthy_seed_passes_and_what_is_worse_does_not(kept: dict[str, Any]) -> None:
-    """The promises that the README quotes, from real trainings."""
-    rows = {row["what"] or row["loss"]: row for row in kept["losses"]}
+def test_a_healthy_seed_passes_and_what_is_worse_does_not(saved: dict[str, Any]) -> None:
+    """The rates that tasks/gate/README.md quotes, from real trainings."""
+    rows = {row["what"] or row["loss"]: row for row in saved["losses"]}
     assert len(DEFAULT) >= 50
     assert rows[0.0]["champion"] > 0.88
     assert rows[0.01]["champion"] < 0.06
     assert rows[0.01]["all"] < 0.02
     assert rows["shuffled labels"]["champion"] == rows["shuffled labels"]["all"] == 0
-    # Losses that were trained, not drawn, are found out about as often as drawn ones of their size.
+    # Losses that were trained, not drawn, are detected about as often as drawn ones of their size.
     assert rows[0.005]["champion"] < rows["3 epochs"]["champion"] < rows[0.0]["champion"]
     assert rows[0.01]["champion"] < rows["2 epochs"]["champion"] < rows[0.003]["champion"]
     assert rows[0.01]["champion"] < rows["half the images"]["champion"] < rows[0.003]["champion"]
@@ -89,10 +89,10 @@ def test_one_percent_fewer_right_answers_of_the_very_same_model_are_rejected() -
     assert pairwise(DEFAULT, DEFAULT).all()
 
 
-def test_a_pinned_reference_ends_the_creeping(kept: dict[str, Any]) -> None:
+def test_a_pinned_reference_ends_the_creeping(saved: dict[str, Any]) -> None:
     lost = {
         row["reference"]: [row[f"lost after {number}"] for number in (20, 40)]
-        for row in kept["retrainings"]
+        for row in saved["retrainings"]
         if row["loss each"]
     }
     assert lost["none"][1] > 0.012
@@ -101,12 +101,12 @@ def test_a_pinned_reference_ends_the_creeping(kept: dict[str, Any]) -> None:
 
 def test_the_row_here_is_the_products() -> None:
     candidates, champions = DEFAULT[:6], DEFAULT[6:14]
-    found = passes(*counts(candidates, champions))
+    result = passes(*counts(candidates, champions))
     wrong = (LABELS + 1) % 10
     for (i, candidate), (j, champion) in itertools.product(enumerate(candidates), enumerate(champions)):
         pair = count(LABELS, np.where(champion, LABELS, wrong), np.where(candidate, LABELS, wrong))
-        assert found[i, j] == (loss_bounds(pair, ONE_SIDED)[0] <= MAX_REGRESSION)
-    assert np.array_equal(pairwise(candidates, champions[:6]), np.diag(found[:, :6]))
+        assert result[i, j] == (loss_bounds(pair, ONE_SIDED)[0] <= MAX_REGRESSION)
+    assert np.array_equal(pairwise(candidates, champions[:6]), np.diag(result[:, :6]))
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.003, 0.01])
@@ -119,11 +119,11 @@ def test_thinning_loses_what_it_says_and_gains_nothing(loss: float) -> None:
 def test_the_best_of_some_over_all_choices() -> None:
     def by_listing(right: Right, number: int) -> float:
         passed, order = passes(*counts(right, right)), right.sum(axis=1)
-        found = []
+        result = []
         for chosen in itertools.combinations(range(len(right)), number):
             best = max(chosen, key=lambda seed: (order[seed], seed))
-            found += [passed[other, best] for other in range(len(right)) if other not in chosen]
-        return float(np.mean(found))
+            result += [passed[other, best] for other in range(len(right)) if other not in chosen]
+        return float(np.mean(result))
 
     few = DEFAULT[:9]
     for number in (1, 2, 4, 8):

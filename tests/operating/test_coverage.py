@@ -13,8 +13,8 @@ Row = dict[str, float]
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
-    found: list[Row] = json.loads(COVERAGE.read_text())
-    return found
+    table: list[Row] = json.loads(COVERAGE.read_text())
+    return table
 
 
 def test_the_table_has_every_case(rows: list[Row]) -> None:
@@ -57,9 +57,11 @@ def real(rows: list[Row]) -> Iterator[Row]:
 def test_the_probabilities_are_those_of_sampled_counts_and_none_is_missing(case: tuple[int, int, float]) -> None:
     n, discordant, loss = case
     b, c = plane(n, (discordant / n, discordant / n), loss)
-    found = probability(b, c, n, discordant / n, loss)
-    assert found.sum() == pytest.approx(1, abs=1e-9)
+    probabilities = probability(b, c, n, discordant / n, loss)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-9)
     p, q = (discordant / n + loss) / 2, (discordant / n - loss) / 2
     sampled = np.random.default_rng(0).multinomial(n, [p, q, 1 - p - q], 20_000)
-    assert (found * b).sum() == pytest.approx(sampled[:, 0].mean(), rel=0.02)
-    assert (found * (b - c) ** 2).sum() == pytest.approx(((sampled[:, 0] - sampled[:, 1]) ** 2).mean(), rel=0.05)
+    assert (probabilities * b).sum() == pytest.approx(sampled[:, 0].mean(), rel=0.02)
+    assert (probabilities * (b - c) ** 2).sum() == pytest.approx(
+        ((sampled[:, 0] - sampled[:, 1]) ** 2).mean(), rel=0.05
+    )

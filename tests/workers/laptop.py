@@ -1,4 +1,4 @@
-"""`retrain up` for the tests, and what a person would do in its interface: start a run, look at it, cancel it."""
+"""`retrain up` for the tests, and what a person does in the interface: start a run, watch it, cancel it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class Laptop:
-    """One machine with a home and a store of its own."""
+    """One machine, with its own RETRAIN_HOME and store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class Laptop:
         self.store: ObjectStore = open_store(str(folder / "store"))
 
     def retrain(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run the command line, in this machine's folder."""
+        """Run a command in this machine's folder."""
         return subprocess.run(
             [sys.executable, "-m", "flows.cli.main", *arguments],
             cwd=self.folder,
@@ -52,17 +52,17 @@ class Laptop:
         return self.retrain("up", "--port", str(self.port), "--store", str(self.folder / "store"))
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """One request to the server, which says 503 while its database is busy."""
+        """One request to the server; repeated while the answer is 503, which means that its database is busy."""
         for _ in range(10):
-            answer = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
-            if answer.status_code != 503:
+            response = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
+            if response.status_code != 503:
                 break
             time.sleep(1)
-        assert answer.is_success, answer.text
-        return answer.json()
+        assert response.is_success, response.text
+        return response.json()
 
     def process(self, name: str) -> psutil.Process:
-        """What `retrain up` has started under this name."""
+        """The process that `retrain up` has started under this name."""
         state = json.loads((self.folder / "home/up/state.json").read_text())
         return psutil.Process(state["processes"][name]["pid"])
 
@@ -73,56 +73,55 @@ class Laptop:
         gone(process)
 
     def run_process(self, pool: str) -> psutil.Process:
-        """The process of the one run that the pool's worker is at."""
-        (found,) = self.process(f"worker {pool}").children()
-        return found
+        """The process of the only run of the pool's worker."""
+        (process,) = self.process(f"worker {pool}").children()
+        return process
 
     def start(self, deployment: str, **parameters: object) -> str:
         """Start a run and return its id."""
-        there = self.api("GET", f"deployments/name/{deployment}")
-        made = self.api("POST", f"deployments/{there['id']}/create_flow_run", {"parameters": parameters})
-        return str(made["id"])
+        id = self.api("GET", f"deployments/name/{deployment}")["id"]
+        return str(self.api("POST", f"deployments/{id}/create_flow_run", {"parameters": parameters})["id"])
 
     def run(self, run: str) -> dict[str, Any]:
         """A run as the server knows it."""
         return dict(self.api("GET", f"flow_runs/{run}"))
 
     def ended(self, run: str, timeout: float = 300) -> dict[str, Any]:
-        """The run, once it has ended."""
+        """Wait until the run has ended, and return it."""
         eventually(lambda: self.run(run)["state"]["type"] in FINAL, timeout)
         return self.run(run)
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """All runs of a deployment, the first one first."""
-        there = self.api("GET", f"deployments/name/{deployment}")["id"]
-        wanted = {"deployments": {"id": {"any_": [there]}}, "sort": "START_TIME_ASC"}
-        return list(self.api("POST", "flow_runs/filter", wanted))
+        """All runs of a deployment, by start time."""
+        id = self.api("GET", f"deployments/name/{deployment}")["id"]
+        query = {"deployments": {"id": {"any_": [id]}}, "sort": "START_TIME_ASC"}
+        return list(self.api("POST", "flow_runs/filter", query))
 
     def log(self, run: str) -> str:
-        """What a run has logged."""
-        wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-        return "\n".join(line["message"] for line in self.api("POST", "logs/filter", wanted))
+        """The first 200 log lines of a run."""
+        query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return "\n".join(line["message"] for line in self.api("POST", "logs/filter", query))
 
     def checkpoints(self) -> list[str]:
         """The keys of all checkpoints."""
         return [entry.key for entry in self.store.list("checkpoints/")]
 
 
-def eventually(happens: Callable[[], object], timeout: float = 60) -> None:
-    """Wait until something happens."""
+def eventually(condition: Callable[[], object], timeout: float = 60) -> None:
+    """Wait until the condition holds."""
     deadline = time.monotonic() + timeout
-    while not happens():
+    while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
 
 
 def gone(process: psutil.Process, timeout: float = 60) -> None:
-    """Wait until a process is no more; one that nobody has asked how it ended counts."""
+    """Wait until a process has ended; a zombie counts as ended."""
     eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, timeout)
 
 
 def kill_all(*processes: psutil.Process) -> None:
-    """SIGKILL, at one moment, as a machine that loses its power."""
+    """SIGKILL to all at the same moment, like a power failure: none can react to the end of another."""
     for process in processes:
         process.send_signal(signal.SIGSTOP)
     for process in processes:

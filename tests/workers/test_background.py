@@ -1,4 +1,4 @@
-"""`retrain up`, `status` and `down` as commands: twice, halfway, in each other's way."""
+"""`retrain up`, `status` and `down` as commands: repeated, after killed processes, and beside other servers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def laptop(tmp_path: Path) -> Iterator[Laptop]:
-    made = Laptop(tmp_path)
-    yield made
-    assert made.retrain("down").returncode == 0
+    laptop = Laptop(tmp_path)
+    yield laptop
+    assert laptop.retrain("down").returncode == 0
 
 
 def test_up_twice_then_down_leaves_nothing_running(laptop: Laptop) -> None:
@@ -133,4 +133,4 @@ def test_a_server_that_cannot_start_says_why(laptop: Laptop) -> None:
     done = laptop.up()
     assert done.returncode == 1
     assert "retrain: the server did not start: " in done.stderr
-    assert f"All that it says is in {folder / 'server.log'}" in done.stderr
+    assert f"Its whole log is {folder / 'server.log'}" in done.stderr

@@ -1,6 +1,6 @@
-"""Training on the work pool `gpu`, with a real server and workers, and every way in which it can go wrong.
+"""Training on the work pool `gpu`, with a real server and workers, and each of its failures.
 
-Each test leaves the laptop as it found it: server and workers at work, no run going on.
+Each test leaves server and workers running, and no run in progress.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import pytest
 from tasks.registry import Registry
 from tests.workers.laptop import Laptop, eventually, gone, kill_all
 
-# Long enough to be killed in the middle, with other weights in each test.
+# Long enough to be killed in the middle; each test has its own seed, so no test reuses a training of another.
 EPOCHS = 60
 
 LENIENT = {"min_accuracy": 0.9, "min_accuracy_lower_bound": 0.9, "min_class_recall": 0.5, "max_regression": 0.5}
 
-# What the automation waits for, and some time to notice.
-SILENCE = 180 + 60
+# Seconds: the timeout of the automation, and some time to act.
+HEARTBEAT_TIMEOUT = 180 + 60
 
 
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
-    made = Laptop(tmp_path_factory.mktemp("laptop"))
-    started = made.up()
+    laptop = Laptop(tmp_path_factory.mktemp("laptop"))
+    started = laptop.up()
     assert started.returncode == 0, started.stderr
-    yield made
-    assert made.retrain("down").returncode == 0
+    yield laptop
+    assert laptop.retrain("down").returncode == 0
 
 
 def digits(seed: int, **recipe: object) -> dict[str, Any]:
-    """The parameters of a run that trains differently for each seed; a seed that is a little worse passes too."""
+    """The parameters of a run; its limits are so low that every seed passes."""
     return {
         "data": {"dataset": "digits"},
         "recipe": {"epochs": EPOCHS, "batch_size": 32, "seed": seed, **recipe},
@@ -96,11 +96,11 @@ def test_a_killed_worker_takes_its_training_along_and_the_next_worker_goes_on(la
 def test_a_machine_that_is_gone_is_noticed_and_another_one_goes_on(laptop: Laptop) -> None:
     run = begin(laptop, 3)
     (training,) = [each for each in trainings(laptop) if each["state"]["type"] == "RUNNING"]
-    # The first heartbeat is sent at once; a machine that dies before it is the timeout's to notice.
+    # The first heartbeat is sent at once. If a machine dies before it, only the timeout of the waiting run notices.
     kill_all(laptop.process("worker gpu"), laptop.run_process("gpu"))
     start = time.monotonic()
     assert laptop.up().returncode == 0  # another machine
-    crashed = laptop.ended(training["id"], SILENCE)
+    crashed = laptop.ended(training["id"], HEARTBEAT_TIMEOUT)
     print(f"noticed after {time.monotonic() - start:.0f} s")
     assert crashed["state"]["type"] == "CRASHED"
     assert "no sign of life for 180 s" in crashed["state"]["message"]
@@ -134,7 +134,7 @@ def test_a_training_that_ends_after_the_run_that_waited_is_found_by_the_next(lap
     again = laptop.start("retrain/on-demand", **digits(5))
     assert laptop.ended(again)["state"]["name"] == "Published"
     assert "train: reused" in laptop.log(again)
-    assert len(trainings(laptop)) == before, "a hit wakes no machine of the pool"
+    assert len(trainings(laptop)) == before, "a cached training starts no run on the pool"
 
 
 @pytest.mark.timeout(600)
@@ -172,17 +172,17 @@ def test_of_a_rejected_run_people_are_told(laptop: Laptop) -> None:
     run = laptop.start("retrain/ci", **digits(9, epochs=1) | {"gate": {"min_accuracy": 0.999}})
     rejected = laptop.ended(run)
     assert (rejected["state"]["type"], rejected["state"]["name"]) == ("FAILED", "Rejected")
-    told = f"retrain Rejected: {rejected['name']}. Rejected by the gate: accuracy"
-    eventually(lambda: any(told in laptop.log(each["id"]) for each in laptop.runs("notify/on-rejected")), 90)
-    # Once, or twice where the server was so slow that the run told it again how it ended.
-    notice, *_ = [each for each in laptop.runs("notify/on-rejected") if told in laptop.log(each["id"])]
+    notice_text = f"retrain Rejected: {rejected['name']}. Rejected by the gate: accuracy"
+    eventually(lambda: any(notice_text in laptop.log(each["id"]) for each in laptop.runs("notify/on-rejected")), 90)
+    # One notice, or two if the server was so slow that the run reported its end again.
+    notice, *_ = [each for each in laptop.runs("notify/on-rejected") if notice_text in laptop.log(each["id"])]
     assert laptop.ended(notice["id"])["state"]["type"] == "COMPLETED"
     assert f"/runs/flow-run/{run}" in laptop.log(notice["id"])
 
 
 @pytest.mark.timeout(600)
 def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> None:
-    laptop.kill("worker gpu")  # the server takes it for ready for a while
+    laptop.kill("worker gpu")  # the server shows it as ready for a while
     run = laptop.start("retrain/on-demand", **digits(10))
     message = laptop.ended(run)["state"]["message"]
     assert "cannot train on the work pool gpu: " in message
@@ -197,7 +197,7 @@ def test_seeds_wait_in_the_pool_together_and_a_cancelled_run_cancels_them_all(la
     cancelled = laptop.start("retrain/on-demand", **digits(10), seeds=3)
     eventually(laptop.checkpoints, 300)
     ours = [each["id"] for each in trainings(laptop)[before:]]
-    assert len(ours) == 3, "all are in the pool before the first one is done"
+    assert len(ours) == 3, "all are in the pool before the first one has ended"
     laptop.api("POST", f"flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert laptop.ended(cancelled)["state"]["type"] == "CANCELLED"
     assert {laptop.ended(run)["state"]["type"] for run in ours} == {"CANCELLED"}

@@ -1,4 +1,4 @@
-"""The benchmark of several seeds runs, with a real server and two workers, and ends what it has started."""
+"""The benchmark of several seeds, with a real server and two workers; it ends the processes that it has started."""
 
 from __future__ import annotations
 

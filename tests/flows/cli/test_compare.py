@@ -1,4 +1,4 @@
-"""`retrain compare` on versions as a run publishes them."""
+"""`retrain compare` on versions like those that a run publishes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.tasks.report.examples import Example, example
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """Two versions tested on the same images, and a third that was tested on others."""
+    """Two versions with the same test images, and a third with other ones."""
     store = LocalStore(tmp_path / "store")
     images = Artifacts(store, tmp_path / "copies").put(to_npy(example().images), "application/x-npy")
-    for made in (example(30), example(40), example(30, images=300)):
-        _publish(store, made, images)
+    for version in (example(30), example(40), example(30, images=300)):
+        _publish(store, version, images)
     return store
 
 
-def _publish(store: LocalStore, made: Example, images: Artifact) -> None:
-    prepared = made.facts.candidate.prepared
+def _publish(store: LocalStore, version: Example, images: Artifact) -> None:
+    prepared = version.facts.candidate.prepared
     test = prepared.test.model_copy(update={"images": images})
-    made = made.with_candidate(prepared=prepared.model_copy(update={"test": test}))
-    predictions = to_npz(made.probabilities, made.labels)
-    files = {"predictions.npz": predictions, "report.json": made.render().data}
-    Registry(store, "mnist").publish(files, manifest_facts(made.facts), "a reason")
+    version = version.with_candidate(prepared=prepared.model_copy(update={"test": test}))
+    predictions = to_npz(version.probabilities, version.labels)
+    files = {"predictions.npz": predictions, "report.json": version.render().data}
+    Registry(store, "mnist").publish(files, manifest_facts(version.facts), "a reason")
 
 
 def test_it_prints_the_difference_and_writes_the_page(

@@ -1,4 +1,4 @@
-"""The command line as a user has it: processes of their own, exit codes, what is printed where."""
+"""The command line as a user runs it: processes, exit codes, standard output and standard error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.mirrors import serving
 
 Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# What `--report-dir` holds.
+# The content of `--report-dir`.
 REPORT_FILES = ["comment.md", "junit.xml", "report.html", "report.json", "report.md", "report.schema.json"]
 
 
@@ -41,14 +41,14 @@ def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store that a first run has filled, with a temporary server of its own, and what the run printed."""
+    """A store that a first run with a temporary server has filled, and the finished process of that run."""
     store = tmp_path_factory.mktemp("digits") / "store"
     return store, retrain("run", "--dataset", "digits", "--store", str(store))
 
 
 @pytest.fixture
 def server(prefect_server: None) -> dict[str, str]:
-    """The settings with which a command uses the tests' server instead of starting one."""
+    """The environment with which a command uses the server of the tests instead of starting one."""
     from prefect.settings import PREFECT_API_URL
 
     return {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
@@ -91,25 +91,25 @@ def test_a_rejected_run_exits_with_3_and_its_report_is_copied(
     strict = ("--min-accuracy", "0.999", "--report-dir", str(tmp_path), "--json")
     done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), *strict, **server)
     assert done.returncode == 3
-    found = json.loads(done.stdout)
-    assert (found["verdict"], found["receipt"]) == ("rejected", None)
+    outcome = json.loads(done.stdout)
+    assert (outcome["verdict"], outcome["receipt"]) == ("rejected", None)
     assert sorted(path.name for path in tmp_path.iterdir()) == REPORT_FILES
     schema = json.loads((tmp_path / "report.schema.json").read_text())
     jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), schema)
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().get("failures") == "1"
     assert "❌ digits: Rejected by the gate" in (tmp_path / "comment.md").read_text()
-    assert json.loads((tmp_path / "report.json").read_text())["decision"] == found["decision"]
+    assert json.loads((tmp_path / "report.json").read_text())["decision"] == outcome["decision"]
 
 
 def test_the_quick_start_falls_back_to_the_digits_and_says_so(
     digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str]
 ) -> None:
     with serving({}) as mirror:
-        gone = mirror.url
-    asked = ("run", "--mirror", gone, "--store", str(digits[0]))
-    alone, fallback = retrain(*asked, **server), retrain(*asked, "--or-digits", **server)
-    assert alone.returncode == 1
-    assert alone.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {gone}: cannot connect")
+        closed = mirror.url
+    arguments = ("run", "--mirror", closed, "--store", str(digits[0]))
+    failed, fallback = retrain(*arguments, **server), retrain(*arguments, "--or-digits", **server)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {closed}: cannot connect")
     assert fallback.returncode == 0
     assert "no mirror of MNIST can be reached: training on scikit-learn's digits" in fallback.stderr
     assert "digits version 1" in fallback.stdout
@@ -215,9 +215,9 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In this process, which has TensorFlow."""
+    """In this process, because it has imported TensorFlow already."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(run, "show_progress", lambda: None)  # it is for a process that ends with the run
+    monkeypatch.setattr(run, "show_progress", lambda: None)  # it changes the logger for the rest of the process
     for name, value in {**server, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}.items():
         monkeypatch.setenv(name, value)
     assert main(["run", "--device", "gpu", "--store", str(tmp_path), "--mirror", "file:///nowhere"]) == 1
@@ -257,7 +257,7 @@ def test_a_rejected_model_is_published_by_override_and_the_summary_says_so(
     digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
 ) -> None:
     store = shutil.copytree(digits[0], tmp_path / "store")
-    shutil.rmtree(store / "models")  # the trained model is there, and was never published
+    shutil.rmtree(store / "models")  # now the trained model is cached, and not published
     strict = ("--dataset", "digits", "--store", str(store), "--min-accuracy", "0.999")
     done = retrain("run", *strict, "--force-publish", "the audit wants it", **server)
     assert done.returncode == 0
@@ -314,10 +314,10 @@ def test_a_run_that_is_killed_leaves_no_server_and_no_folder_behind(tmp_path: Pa
 
 def _wait_for(condition: Callable[[], object]) -> list[int]:
     deadline = time.monotonic() + 30
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return found if isinstance(found, list) else []
+    return result if isinstance(result, list) else []
 
 
 def _children(process: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The commands over published models, called in this process; `test_cli` runs the whole command line."""
+"""The commands for published versions, called in this process; `test_main` runs the whole command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def retrain(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> Retrain:
-    """Runs a command on the store: its exit code, what it printed, and its errors."""
+    """A function that runs a command on the store: its exit code, standard output and standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main([*arguments, "--store", str(store.root)])

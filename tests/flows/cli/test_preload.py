@@ -1,4 +1,4 @@
-"""What is imported ahead of time, where the run ends before the import does."""
+"""The preload of TensorFlow in a run that ends before the import has finished."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sys.exit(1)
 
 
 def test_a_run_that_ends_early_lets_the_import_end_first(tmp_path: Path) -> None:
-    # TensorFlow's threads crash in a process that ends under them: a segmentation fault instead of the exit code.
+    # If the process ended first, TensorFlow's threads would crash it: a segmentation fault instead of the exit code.
     done = subprocess.run(
         [sys.executable, "-c", ENDS_EARLY, str(tmp_path)],
         env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"},

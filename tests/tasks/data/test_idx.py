@@ -18,9 +18,9 @@ SHAPES = {"t10k-images-idx3-ubyte": (4, 28, 28), "t10k-labels-idx1-ubyte": (4,)}
 
 @given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, max_side=6)))
 def test_what_is_encoded_is_decoded(array: idx.Bytes) -> None:
-    found = idx.decode(idx.encode(array), "file", array.shape)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, array)
+    actual = idx.decode(idx.encode(array), "file", array.shape)
+    assert actual.dtype == np.uint8
+    assert np.array_equal(actual, array)
 
 
 @given(st.binary(max_size=200), st.integers(1, 300))
@@ -54,8 +54,8 @@ def test_each_defect_of_an_idx_file_has_its_own_words(data: bytes, why: str) -> 
     [
         (lambda data: data[:-9], "cut off"),
         (lambda data: data + b"more", "something follows"),
-        (lambda data: b"<html>" + data, "no sound gzip"),
-        (lambda data: data[:20] + bytes([data[20] ^ 255]) + data[21:], "no sound gzip|cut off"),
+        (lambda data: b"<html>" + data, "not a valid gzip"),
+        (lambda data: data[:20] + bytes([data[20] ^ 255]) + data[21:], "not a valid gzip|cut off"),
     ],
 )
 def test_each_defect_of_a_gzip_file_has_its_own_words(spoil: object, why: str) -> None:
@@ -84,14 +84,14 @@ def archive(**arrays: object) -> bytes:
 
 def test_the_keras_archive_gives_the_same_bytes_as_the_idx_files() -> None:
     images, labels = np.full((4, 28, 28), 7, np.uint8), np.arange(4, dtype=np.uint8)
-    found = idx.keras_archive(archive(x_test=images, y_test=labels), "mnist.npz", SHAPES)
-    assert found == {"t10k-images-idx3-ubyte": idx.encode(images), "t10k-labels-idx1-ubyte": idx.encode(labels)}
+    actual = idx.keras_archive(archive(x_test=images, y_test=labels), "mnist.npz", SHAPES)
+    assert actual == {"t10k-images-idx3-ubyte": idx.encode(images), "t10k-labels-idx1-ubyte": idx.encode(labels)}
 
 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"no archive", "no sound npz"),
+        (b"no archive", "not a valid npz"),
         (archive(x_test=np.zeros((4, 28, 28), np.uint8)), "has no such array"),
         (archive(x_test=np.zeros((4, 28, 28), np.uint8), y_test=np.array([{}] * 4)), "pickled object"),
         (archive(x_test=np.zeros((4, 28, 28)), y_test=np.zeros(4)), "more than the 3,136 bytes"),
@@ -111,7 +111,7 @@ def test_an_archive_that_cannot_be_unpacked_is_refused(offset: int, value: int) 
     while (start := data.find(b"PK\x01\x02", start)) >= 0:  # every entry of the central directory
         data[start + offset] = value
         start += 1
-    with pytest.raises(DataError, match="no sound npz"):
+    with pytest.raises(DataError, match="not a valid npz"):
         idx.keras_archive(bytes(data), "mnist.npz", SHAPES)
 
 
@@ -120,5 +120,5 @@ def test_a_damaged_archive_member_is_refused() -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
         start = opened.infolist()[0].header_offset
     data[start + 60] ^= 255
-    with pytest.raises(DataError, match=r"no sound npz|cannot read x_test"):
+    with pytest.raises(DataError, match=r"not a valid npz|cannot read x_test"):
         idx.keras_archive(bytes(data), "mnist.npz", SHAPES)

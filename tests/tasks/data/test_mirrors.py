@@ -10,13 +10,13 @@ import pytest
 
 from tasks.data import idx
 from tasks.data.datasets import DIGITS, MNIST
-from tasks.data.mirrors import Patience, fetch
+from tasks.data.mirrors import RetryPolicy, fetch
 from tasks.errors import DownloadError, MirrorsUnreachable
 from tests.mirrors import Answer, Contents, gzipped, serving, small_mnist, spec_for
 
 CONTENTS = small_mnist(train=40, test=20)
 SPEC = spec_for(CONTENTS)
-HASTE = Patience(connect=0.5, read=0.5, per_file=1.0, attempts=2, backoff=0.01)
+IMPATIENT = RetryPolicy(connect=0.5, read=0.5, per_file=1.0, attempts=2, backoff=0.01)
 LABELS = "train-labels-idx1-ubyte"
 
 
@@ -42,14 +42,14 @@ def keras_npz(**changed: object) -> bytes:
 )
 def test_a_folder_of_files_is_fetched(answers: dict[str, Answer]) -> None:
     with serving(answers) as mirror:
-        found = fetch(SPEC, [mirror.url.rstrip("/")], patience=HASTE)
-    assert found.contents == CONTENTS
-    assert found.source == mirror.url.rstrip("/")
+        fetched = fetch(SPEC, [mirror.url.rstrip("/")], policy=IMPATIENT)
+    assert fetched.contents == CONTENTS
+    assert fetched.source == mirror.url.rstrip("/")
 
 
 def test_the_keras_archive_is_fetched_and_gives_the_same_bytes() -> None:
     with serving({"mnist.npz": Answer(keras_npz())}) as mirror:
-        assert fetch(SPEC, [f"{mirror.url}mnist.npz"], patience=HASTE).contents == CONTENTS
+        assert fetch(SPEC, [f"{mirror.url}mnist.npz"], policy=IMPATIENT).contents == CONTENTS
 
 
 def test_a_folder_and_an_archive_on_disk_are_mirrors_too(tmp_path: Path) -> None:
@@ -76,12 +76,12 @@ def test_the_digits_need_no_mirror() -> None:
     assert fetch(DIGITS, ["https://mirror.invalid/"]).source == "scikit-learn"
 
 
-def test_progress_is_told_up_to_the_last_byte() -> None:
-    told: list[tuple[str, int, int | None]] = []
+def test_progress_is_reported_up_to_the_last_byte() -> None:
+    reports: list[tuple[str, int, int | None]] = []
     with serving(gzipped(CONTENTS)) as mirror:
-        fetch(SPEC, [mirror.url], lambda *seen: told.append(seen), HASTE)
+        fetch(SPEC, [mirror.url], lambda *report: reports.append(report), IMPATIENT)
         size = len(mirror.answers[f"{LABELS}.gz"].body)
-    assert (f"{LABELS}.gz", size, size) in told
+    assert (f"{LABELS}.gz", size, size) in reports
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_progress_is_told_up_to_the_last_byte() -> None:
 def test_each_way_a_mirror_can_fail_has_its_own_words(answer: Answer, why: str) -> None:
     with (
         serving(gzipped(CONTENTS) | {f"{LABELS}.gz": answer}) as mirror,
-        pytest.raises(DownloadError, match=why) as told,
+        pytest.raises(DownloadError, match=why) as error,
     ):
-        fetch(SPEC, [mirror.url], patience=HASTE)
-    assert mirror.url in str(told.value)
-    assert "--mirror" in str(told.value)
-    assert not isinstance(told.value, MirrorsUnreachable)
+        fetch(SPEC, [mirror.url], policy=IMPATIENT)
+    assert mirror.url in str(error.value)
+    assert "--mirror" in str(error.value)
+    assert not isinstance(error.value, MirrorsUnreachable)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_each_way_a_mirror_can_fail_has_its_own_words(answer: Answer, why: str) 
 )
 def test_a_hostile_archive_is_refused(archive: Callable[[], bytes], why: str) -> None:
     with serving({"mnist.npz": Answer(archive())}) as mirror, pytest.raises(DownloadError, match=why):
-        fetch(SPEC, [f"{mirror.url}mnist.npz"], patience=HASTE)
+        fetch(SPEC, [f"{mirror.url}mnist.npz"], policy=IMPATIENT)
 
 
-def test_a_passing_failure_is_tried_again() -> None:
+def test_a_transient_failure_is_tried_again() -> None:
     name = f"{LABELS}.gz"
     answers = gzipped(CONTENTS)
     with serving(answers | {name: Answer(answers[name].body, failures=1)}) as mirror:
-        assert fetch(SPEC, [mirror.url], patience=HASTE).contents == CONTENTS
+        assert fetch(SPEC, [mirror.url], policy=IMPATIENT).contents == CONTENTS
     assert mirror.asked.count(name) == 2
 
 
@@ -139,26 +139,26 @@ def test_a_passing_failure_is_tried_again() -> None:
 def test_a_lasting_failure_is_not_tried_again(status: int) -> None:
     answers = {f"train-images-idx3-ubyte{end}": Answer(status=status) for end in (".gz", "")}
     with serving(answers) as mirror, pytest.raises(DownloadError):
-        fetch(SPEC, [mirror.url], patience=HASTE)
+        fetch(SPEC, [mirror.url], policy=IMPATIENT)
     assert len(mirror.asked) == len(set(mirror.asked))
 
 
 def test_the_next_mirror_is_tried_and_named_as_the_source(caplog: pytest.LogCaptureFixture) -> None:
     wrong = with_labels(idx.encode(np.zeros(40, np.uint8)))
     with serving(gzipped(wrong)) as first, serving(gzipped(CONTENTS)) as second:
-        found = fetch(SPEC, [first.url, second.url], patience=HASTE)
-    assert found.contents == CONTENTS
-    assert found.source == second.url
+        fetched = fetch(SPEC, [first.url, second.url], policy=IMPATIENT)
+    assert fetched.contents == CONTENTS
+    assert fetched.source == second.url
     assert f"mirror {first.url} failed" in caplog.text
 
 
 def test_no_mirror_that_answers_is_an_error_of_its_own() -> None:
     with serving({}) as mirror:
         gone = mirror.url
-    with pytest.raises(MirrorsUnreachable, match="cannot connect") as told:
-        fetch(SPEC, [gone, "https://mirror.invalid/mnist/"], patience=HASTE)
-    assert gone in str(told.value)
-    assert "mirror.invalid" in str(told.value)
+    with pytest.raises(MirrorsUnreachable, match="cannot connect") as error:
+        fetch(SPEC, [gone, "https://mirror.invalid/mnist/"], policy=IMPATIENT)
+    assert gone in str(error.value)
+    assert "mirror.invalid" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,6 @@ def test_no_mirror_that_answers_is_an_error_of_its_own() -> None:
     ],
 )
 def test_an_address_that_cannot_work_says_why(mirror: str, why: str) -> None:
-    with pytest.raises(DownloadError, match=why) as told:
-        fetch(SPEC, [mirror], patience=HASTE)
-    assert not isinstance(told.value, MirrorsUnreachable), "the quick start must not fall back here"
+    with pytest.raises(DownloadError, match=why) as error:
+        fetch(SPEC, [mirror], policy=IMPATIENT)
+    assert not isinstance(error.value, MirrorsUnreachable), "the quick start must not fall back here"

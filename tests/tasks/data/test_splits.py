@@ -18,9 +18,9 @@ def split(count: int = 100, classes: int = 10, seed: int = 0) -> Split:
 
 def test_what_training_sees_is_float32_rows_from_0_to_1() -> None:
     images = np.array([[0, 51, 255]], np.uint8)
-    found = scale(images)
-    assert found.dtype == np.float32
-    assert found.tolist() == [[0.0, pytest.approx(0.2), 1.0]]
+    scaled = scale(images)
+    assert scaled.dtype == np.float32
+    assert scaled.tolist() == [[0.0, pytest.approx(0.2), 1.0]]
     assert split().images.shape == (100, 784)
 
 
@@ -37,19 +37,19 @@ def test_more_images_than_labels_are_refused() -> None:
 @given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=2, max_side=9)))
 def test_npy_bytes_are_reproducible_and_need_no_copy(array: Bytes) -> None:
     assert to_npy(array) == to_npy(array.copy())
-    found = from_npy(to_npy(array))
-    assert np.array_equal(found, array)
-    assert not found.flags.owndata
+    restored = from_npy(to_npy(array))
+    assert np.array_equal(restored, array)
+    assert not restored.flags.owndata
 
 
 @given(st.sampled_from([0.1, 0.25, 0.5]), st.integers(0, 2**32 - 1))
 def test_the_validation_split_is_a_partition_with_every_class_in_proportion(fraction: float, seed: int) -> None:
-    whole = split(200)
-    train, held = hold_out(whole, fraction, seed)
-    assert len(held.labels) == round(200 * fraction)
-    assert np.bincount(held.labels).tolist() == [round(20 * fraction)] * 10
-    rows = sorted(image.tobytes() for image in np.concatenate([train.images, held.images]))
-    assert rows == sorted(image.tobytes() for image in whole.images)
+    full = split(200)
+    train, validation = hold_out(full, fraction, seed)
+    assert len(validation.labels) == round(200 * fraction)
+    assert np.bincount(validation.labels).tolist() == [round(20 * fraction)] * 10
+    rows = sorted(image.tobytes() for image in np.concatenate([train.images, validation.images]))
+    assert rows == sorted(image.tobytes() for image in full.images)
 
 
 def test_the_split_is_a_function_of_the_seed() -> None:
@@ -66,9 +66,9 @@ def test_a_validation_split_too_small_for_every_class_is_refused() -> None:
 def test_statistics_count_each_class_and_describe_the_scaled_pixels() -> None:
     images = np.zeros((4, 784), np.uint8)
     images[0] = 255
-    found = statistics(Split(images, np.array([0, 1, 1, 1], np.uint8)), 2, "train")
-    assert found.per_class == (1, 3)
-    assert (found.mean, found.minimum, found.maximum) == (0.25, 0.0, 1.0)
+    result = statistics(Split(images, np.array([0, 1, 1, 1], np.uint8)), 2, "train")
+    assert result.per_class == (1, 3)
+    assert (result.mean, result.minimum, result.maximum) == (0.25, 0.0, 1.0)
 
 
 def test_data_that_cannot_be_learned_from_are_refused() -> None:

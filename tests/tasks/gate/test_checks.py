@@ -30,7 +30,7 @@ def evaluation(counts: Confusion, /, **changed: object) -> Evaluation:
         ClassScore(label=label, precision=1.0, recall=row[label] / max(sum(row), 1), support=sum(row))
         for label, row in enumerate(counts)
     )
-    found = Evaluation(
+    result = Evaluation(
         predictions=Artifact(sha256="0" * 64, size=1, media_type="application/x-npz"),
         images=images,
         correct=correct,
@@ -40,7 +40,7 @@ def evaluation(counts: Confusion, /, **changed: object) -> Evaluation:
         confusion=counts,
     )
     # Not validated: the gate must stand what validation would refuse.
-    return found.model_copy(update=changed)
+    return result.model_copy(update=changed)
 
 
 def diagonal(right: int = 980, wrong: int = 20) -> Confusion:
@@ -50,19 +50,19 @@ def diagonal(right: int = 980, wrong: int = 20) -> Confusion:
     return tuple(map(tuple, rows))
 
 
-def candidate(found: Evaluation) -> CandidateResults:
+def candidate(result: Evaluation) -> CandidateResults:
     """An evaluation with the predictions that its confusion matrix counts."""
-    counts = [(truth, guess, max(n, 0)) for truth, row in enumerate(found.confusion) for guess, n in enumerate(row)]
+    counts = [(truth, guess, max(n, 0)) for truth, row in enumerate(result.confusion) for guess, n in enumerate(row)]
     labels, predicted = (
         np.repeat([cell[place] for cell in counts], [n for *_, n in counts]).astype(np.uint8) for place in (0, 1)
     )
-    return CandidateResults(found, predicted, labels, LoadBack(images=found.images, same=found.images))
+    return CandidateResults(result, predicted, labels, LoadBack(images=result.images, same=result.images))
 
 
-def judged(found: Evaluation, gate: Gate, **loaded: object) -> Decision:
-    """The decision before there is a champion, on a file that was loaded back well, but for what is said."""
-    made = candidate(found)
-    return decide(replace(made, loaded=made.loaded.model_copy(update=loaded)), None, None, gate)
+def judged(result: Evaluation, gate: Gate, **loaded: object) -> Decision:
+    """The decision without a champion; `loaded` changes what the load-back of the file result."""
+    results = candidate(result)
+    return decide(replace(results, loaded=results.loaded.model_copy(update=loaded)), None, None, gate)
 
 
 def failed(decision: Decision) -> set[str]:
@@ -217,14 +217,14 @@ def answers(wrong: Iterable[int], labels: Bytes = LABELS) -> Bytes:
 
 
 def measured(predicted: Bytes, labels: Bytes = LABELS, same: str = "") -> CandidateResults:
-    """What `evaluate` would say of these predictions."""
+    """These predictions, as `evaluate` and load_back report them."""
     classes = int(labels.max()) + 1
     counted = np.bincount(labels.astype(int) * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    found = evaluation(tuple(map(tuple, counted.tolist())))
-    return CandidateResults(found, predicted, labels, LoadBack(images=found.images, same=found.images), same)
+    result = evaluation(tuple(map(tuple, counted.tolist())))
+    return CandidateResults(result, predicted, labels, LoadBack(images=result.images, same=result.images), same)
 
 
-def rival(name: str, wrong: Iterable[int]) -> BaselineResults:
+def baseline(name: str, wrong: Iterable[int]) -> BaselineResults:
     return BaselineResults(name, answers(wrong), LABELS)
 
 
@@ -234,7 +234,7 @@ def test_before_the_first_champion_the_rest_decides() -> None:
 
 
 def test_a_loss_to_the_champion_that_is_shown_rejects_and_reads_as_a_loss() -> None:
-    champion = rival("champion v3", range(100))
+    champion = baseline("champion v3", range(100))
     decision = decide(measured(answers(range(150))), champion, None, Gate())
     assert (decision.verdict, failed(decision), decision.remark) == ("reject", {"loss to champion v3"}, "")
     row = decision.checks[-1]
@@ -255,7 +255,7 @@ def test_a_loss_to_the_champion_that_is_shown_rejects_and_reads_as_a_loss() -> N
 
 
 def test_a_closest_call_of_no_shown_loss_is_told_as_such() -> None:
-    decision = decide(measured(answers(range(150))), rival("champion v3", range(145, 295)), None, Gate())
+    decision = decide(measured(answers(range(150))), baseline("champion v3", range(145, 295)), None, Gate())
     assert headline(decision) == (
         "Every check holds. The closest call: no loss to champion v3 is shown, and up to 0.0020 is allowed."
     )
@@ -263,23 +263,23 @@ def test_a_closest_call_of_no_shown_loss_is_told_as_such() -> None:
 
 def test_a_loss_that_is_not_shown_passes() -> None:
     # 30 images worse on 170 that differ: 0.003 measured, and nobody can tell it from 0.002.
-    decision = decide(measured(answers(range(70, 170))), rival("champion v3", range(70)), None, Gate())
+    decision = decide(measured(answers(range(70, 170))), baseline("champion v3", range(70)), None, Gate())
     assert decision.verdict == "publish"
-    better = decide(measured(answers(range(70))), rival("champion v3", range(100)), None, Gate())
+    better = decide(measured(answers(range(70))), baseline("champion v3", range(100)), None, Gate())
     assert better.verdict == "publish"
     assert gate_rows(better)[-1]["value"].startswith("−0.00")
     assert "no loss is shown" in better.checks[-1].sentence
 
 
 def test_the_reference_is_compared_with_by_itself() -> None:
-    candidate_, champion = measured(answers(range(150))), rival("champion v9", range(150))
-    decision = decide(candidate_, champion, rival("reference v2", range(100)), Gate())
+    candidate_, champion = measured(answers(range(150))), baseline("champion v9", range(150))
+    decision = decide(candidate_, champion, baseline("reference v2", range(100)), Gate())
     assert failed(decision) == {"loss to reference v2"}
-    assert failed(decide(candidate_, champion, rival("reference v2", range(150)), Gate())) == set()
+    assert failed(decide(candidate_, champion, baseline("reference v2", range(150)), Gate())) == set()
 
 
 def test_how_much_may_be_lost_is_a_setting() -> None:
-    candidate_, champion = measured(answers(range(150))), rival("champion v3", range(100))
+    candidate_, champion = measured(answers(range(150))), baseline("champion v3", range(100))
     low, _ = loss_bounds(Counts(50, 0, 10_000), ONE_SIDED)
     assert failed(decide(candidate_, champion, None, Gate(max_regression=low))) == set()
     assert failed(decide(candidate_, champion, None, Gate(max_regression=np.nextafter(low, 0)))) != set()
@@ -299,7 +299,7 @@ def test_how_much_may_be_lost_is_a_setting() -> None:
     ],
 )
 def test_a_baseline_that_cannot_be_compared_with_rejects_whatever_is_allowed(broken: BaselineResults) -> None:
-    for champion, reference in ((broken, None), (rival("champion v4", []), broken)):
+    for champion, reference in ((broken, None), (baseline("champion v4", []), broken)):
         decision = decide(measured(answers([])), champion, reference, NOTHING_ASKED)
         assert (decision.verdict, failed(decision)) == ("reject", {"loss to champion v3"})
         assert "cannot be compared: " in decision.checks[-1].sentence
@@ -329,15 +329,15 @@ def test_predictions_that_are_not_those_that_were_counted_are_rejected(changed: 
 
 def test_weights_that_are_published_already_are_no_change() -> None:
     same = measured(answers(range(100)), same="version 3 has these weights already")
-    decision = decide(same, rival("champion v3", range(100)), None, Gate())
+    decision = decide(same, baseline("champion v3", range(100)), None, Gate())
     assert (decision.verdict, decision.remark) == ("no change", "version 3 has these weights already")
     assert verdict_line(decision) == "No change: version 3 has these weights already"
-    rejected = decide(same, rival("champion v3", range(100)), None, Gate(min_accuracy=0.995))
+    rejected = decide(same, baseline("champion v3", range(100)), None, Gate(min_accuracy=0.995))
     assert rejected.verdict == "reject"
 
 
 def test_an_override_publishes_what_the_gate_rejects_and_says_so() -> None:
-    candidate_, champion = measured(answers(range(150))), rival("champion v3", range(100))
+    candidate_, champion = measured(answers(range(150))), baseline("champion v3", range(100))
     decision = decide(candidate_, champion, None, Gate(), OVERRIDE)
     assert (decision.verdict, decision.override, failed(decision)) == ("publish", OVERRIDE, {"loss to champion v3"})
     assert verdict_line(decision) == (
@@ -388,11 +388,11 @@ def test_the_order_of_the_images_changes_nothing(
     predicted: Bytes, champions: Bytes, references: Bytes, policy: Gate, order: list[int]
 ) -> None:
     def judged_in(places: list[int]) -> Decision:
-        rivals = (
+        baselines = (
             BaselineResults("a", champions[places], FEW[places]),
             BaselineResults("b", references[places], FEW[places]),
         )
-        return decide(measured(predicted[places], FEW[places]), *rivals, policy)
+        return decide(measured(predicted[places], FEW[places]), *baselines, policy)
 
     assert judged_in(list(range(60))) == judged_in(order)
 

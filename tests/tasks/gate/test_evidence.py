@@ -27,17 +27,17 @@ def scores(*accuracies: float) -> list[SeedScore]:
     ],
 )
 def test_the_median_is_chosen(accuracies: tuple[float, ...], seed: int) -> None:
-    found = scores(*accuracies)
-    assert found[median(found)].seed == seed
+    drawn = scores(*accuracies)
+    assert drawn[median(drawn)].seed == seed
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.randoms())
 def test_their_order_does_not_matter_and_it_is_the_low_median(accuracies: list[float], random: object) -> None:
-    found = scores(*accuracies)
-    chosen = found[median(found)]
+    drawn = scores(*accuracies)
+    chosen = drawn[median(drawn)]
     assert chosen.accuracy == statistics.median_low(accuracies)
-    random.shuffle(found)  # type: ignore[attr-defined]
-    assert found[median(found)] == chosen
+    random.shuffle(drawn)  # type: ignore[attr-defined]
+    assert drawn[median(drawn)] == chosen
 
 
 def test_the_spread_is_told_in_words_and_on_the_page() -> None:
@@ -48,7 +48,7 @@ def test_the_spread_is_told_in_words_and_on_the_page() -> None:
     )
     shown = example()
     rendered = shown.with_candidate(spread=spread).render()
-    assert "| 7    | 0.9800   | the median: judged |" in rendered.text.decode()
-    assert b"<td>0.9700</td>" in rendered.page
-    assert formatting.spread_line(spread).encode() in rendered.page
-    assert b"Seeds" not in shown.render().text
+    assert "| 7    | 0.9800   | the median: judged |" in rendered.markdown.decode()
+    assert b"<td>0.9700</td>" in rendered.html
+    assert formatting.spread_line(spread).encode() in rendered.html
+    assert b"Seeds" not in shown.render().markdown

@@ -27,7 +27,7 @@ def low(b: int, c: int, n: int) -> float:
 # The examples of T. Tango (1998), of Agresti and Min (2005, Statistics in Medicine 24:729-740), and of Fagerland,
 # Lydersen and Laake (2014, Statistics in Medicine 33:2850-2875: airway reactivity, complete response), 95 % or 90 %.
 @pytest.mark.parametrize(
-    ("found", "z", "low", "high", "places"),
+    ("observed", "z", "low", "high", "places"),
     [
         (Counts(9, 3, 32), TWO_SIDED, -0.027, 0.390, 3),
         (Counts(0, 1, 44), ONE_SIDED, -0.096, 0.037, 3),
@@ -36,19 +36,19 @@ def low(b: int, c: int, n: int) -> float:
         (Counts(6, 16, 161), TWO_SIDED, -0.1240, -0.0054, 4),
     ],
 )
-def test_the_published_examples(found: Counts, z: float, low: float, high: float, places: int) -> None:
-    assert loss_bounds(found, z) == pytest.approx((low, high), abs=0.51 * 10**-places)
+def test_the_published_examples(observed: Counts, z: float, low: float, high: float, places: int) -> None:
+    assert loss_bounds(observed, z) == pytest.approx((low, high), abs=0.51 * 10**-places)
 
 
 # Airway reactivity and complete response again: the exact conditional McNemar test.
-@pytest.mark.parametrize(("found", "p"), [(Counts(1, 7, 21), 0.0703), (Counts(6, 16, 161), 0.052479)])
-def test_the_published_p_values(found: Counts, p: float) -> None:
-    assert mcnemar(found) == pytest.approx(p, abs=5e-5)
+@pytest.mark.parametrize(("observed", "p"), [(Counts(1, 7, 21), 0.0703), (Counts(6, 16, 161), 0.052479)])
+def test_the_published_p_values(observed: Counts, p: float) -> None:
+    assert mcnemar(observed) == pytest.approx(p, abs=5e-5)
 
 
-def by_brute_force(found: Counts, loss: float) -> float:
+def by_brute_force(observed: Counts, loss: float) -> float:
     """The statistic from its definition: the likelihood maximised numerically, then the multinomial's variance."""
-    b, c, n = found.only_champion, found.only_candidate, found.images
+    b, c, n = observed.only_champion, observed.only_candidate, observed.images
 
     def unlikely(q: float) -> float:
         terms = ((b, q + loss), (c, q), (n - b - c, 1 - 2 * q - loss))
@@ -61,13 +61,17 @@ def by_brute_force(found: Counts, loss: float) -> float:
 
 
 @settings(deadline=None)  # a search inside a search: slow where the machine has other work
-@given(counts(500).filter(lambda found: found.only_champion > 0 and found.only_candidate > 0))
-def test_the_bounds_invert_the_score_test_done_by_brute_force(found: Counts) -> None:
-    if found.only_champion + found.only_candidate == found.images:
+@given(counts(500).filter(lambda observed: observed.only_champion > 0 and observed.only_candidate > 0))
+def test_the_bounds_invert_the_score_test_done_by_brute_force(observed: Counts) -> None:
+    if observed.only_champion + observed.only_candidate == observed.images:
         return
-    lower, upper = loss_bounds(found, ONE_SIDED)
-    assert lower == pytest.approx(brentq(lambda x: by_brute_force(found, x) - ONE_SIDED, -0.9999, found.loss), abs=1e-5)
-    assert upper == pytest.approx(brentq(lambda x: by_brute_force(found, x) + ONE_SIDED, found.loss, 0.9999), abs=1e-5)
+    lower, upper = loss_bounds(observed, ONE_SIDED)
+    assert lower == pytest.approx(
+        brentq(lambda x: by_brute_force(observed, x) - ONE_SIDED, -0.9999, observed.loss), abs=1e-5
+    )
+    assert upper == pytest.approx(
+        brentq(lambda x: by_brute_force(observed, x) + ONE_SIDED, observed.loss, 0.9999), abs=1e-5
+    )
 
 
 def test_where_all_images_agree_or_all_differ_one_way_the_bounds_have_a_formula() -> None:
@@ -80,31 +84,31 @@ def test_where_all_images_agree_or_all_differ_one_way_the_bounds_have_a_formula(
 
 
 @given(counts())
-def test_the_observed_loss_is_inside_and_nothing_is_beyond_one(found: Counts) -> None:
-    lower, upper = loss_bounds(found, ONE_SIDED)
-    assert -1 <= lower <= found.loss <= upper <= 1
+def test_the_observed_loss_is_inside_and_nothing_is_beyond_one(observed: Counts) -> None:
+    lower, upper = loss_bounds(observed, ONE_SIDED)
+    assert -1 <= lower <= observed.loss <= upper <= 1
 
 
 @given(counts())
-def test_exchanging_the_models_exchanges_everything(found: Counts) -> None:
-    exchanged = Counts(found.only_candidate, found.only_champion, found.images)
-    lower, upper = loss_bounds(found, ONE_SIDED)
+def test_exchanging_the_models_exchanges_everything(observed: Counts) -> None:
+    exchanged = Counts(observed.only_candidate, observed.only_champion, observed.images)
+    lower, upper = loss_bounds(observed, ONE_SIDED)
     assert loss_bounds(exchanged, ONE_SIDED) == (-upper, -lower)
-    assert exchanged.loss == -found.loss
-    assert mcnemar(exchanged) == mcnemar(found)
+    assert exchanged.loss == -observed.loss
+    assert mcnemar(exchanged) == mcnemar(observed)
 
 
 @given(counts(), st.floats(1, 4))
-def test_more_confidence_widens_the_interval(found: Counts, z: float) -> None:
-    narrow, wide = loss_bounds(found, z), loss_bounds(found, z + 0.1)
+def test_more_confidence_widens_the_interval(observed: Counts, z: float) -> None:
+    narrow, wide = loss_bounds(observed, z), loss_bounds(observed, z + 0.1)
     assert wide[0] <= narrow[0]
     assert narrow[1] <= wide[1]
 
 
 @given(counts())
-def test_one_more_right_answer_of_the_candidate_never_worsens_its_bounds(found: Counts) -> None:
-    b, c, n = found.only_champion, found.only_candidate, found.images
-    before = loss_bounds(found, ONE_SIDED)
+def test_one_more_right_answer_of_the_candidate_never_worsens_its_bounds(observed: Counts) -> None:
+    b, c, n = observed.only_champion, observed.only_candidate, observed.images
+    before = loss_bounds(observed, ONE_SIDED)
     better = [Counts(b - 1, c, n)] if b else []  # now both are right
     better += [Counts(b, c + 1, n)] if b + c < n else []  # both were wrong
     for after in (loss_bounds(mended, ONE_SIDED) for mended in better):
@@ -121,31 +125,31 @@ def test_monotone_for_every_count_there_is(n: int) -> None:
 
 
 @given(counts(), st.floats(-0.999, 0.999))
-def test_the_bound_exceeds_a_loss_exactly_when_the_score_refutes_it(found: Counts, loss: float) -> None:
-    b, c = np.float64(found.only_champion), np.float64(found.only_candidate)
-    lower, _ = loss_bounds(found, ONE_SIDED)
+def test_the_bound_exceeds_a_loss_exactly_when_the_score_refutes_it(observed: Counts, loss: float) -> None:
+    b, c = np.float64(observed.only_champion), np.float64(observed.only_candidate)
+    lower, _ = loss_bounds(observed, ONE_SIDED)
     if abs(lower - loss) > 1e-9:
-        assert (lower > loss) == bool(score(b, c, found.images, loss) > ONE_SIDED)
+        assert (lower > loss) == bool(score(b, c, observed.images, loss) > ONE_SIDED)
 
 
-@given(counts().filter(lambda found: found.only_champion + found.only_candidate > 0))
-def test_at_no_loss_the_score_is_mcnemars(found: Counts) -> None:
-    b, c = found.only_champion, found.only_candidate
-    assert score(np.float64(b), np.float64(c), found.images, 0.0) == pytest.approx((b - c) / math.sqrt(b + c))
+@given(counts().filter(lambda observed: observed.only_champion + observed.only_candidate > 0))
+def test_at_no_loss_the_score_is_mcnemars(observed: Counts) -> None:
+    b, c = observed.only_champion, observed.only_candidate
+    assert score(np.float64(b), np.float64(c), observed.images, 0.0) == pytest.approx((b - c) / math.sqrt(b + c))
 
 
 @given(counts())
-def test_mcnemar_is_the_binomial_test_of_a_fair_coin(found: Counts) -> None:
-    b, discordant = found.only_champion, found.only_champion + found.only_candidate
+def test_mcnemar_is_the_binomial_test_of_a_fair_coin(observed: Counts) -> None:
+    b, discordant = observed.only_champion, observed.only_champion + observed.only_candidate
     expected = binomtest(b, discordant).pvalue if discordant else 1.0
-    assert mcnemar(found) == pytest.approx(expected, rel=1e-9, abs=1e-250)  # binomtest gives up at 1e-294
+    assert mcnemar(observed) == pytest.approx(expected, rel=1e-9, abs=1e-250)  # binomtest gives up at 1e-294
 
 
 @given(counts(300))
-def test_mcnemar_counts_the_tosses_of_a_fair_coin(found: Counts) -> None:
-    discordant = found.only_champion + found.only_candidate
-    tail = sum(math.comb(discordant, k) for k in range(min(found.only_champion, found.only_candidate) + 1))
-    assert mcnemar(found) == pytest.approx(min(1.0, 2 * tail / 2**discordant), rel=1e-10, abs=0)
+def test_mcnemar_counts_the_tosses_of_a_fair_coin(observed: Counts) -> None:
+    discordant = observed.only_champion + observed.only_candidate
+    tail = sum(math.comb(discordant, k) for k in range(min(observed.only_champion, observed.only_candidate) + 1))
+    assert mcnemar(observed) == pytest.approx(min(1.0, 2 * tail / 2**discordant), rel=1e-10, abs=0)
 
 
 @pytest.mark.parametrize("impossible", [(-1, 0, 5), (0, -1, 5), (0, 0, 0), (3, 3, 5), (0, 0, -1)])

@@ -53,11 +53,11 @@ def test_the_newest_comes_back_and_only_the_last_two_are_kept(store: ObjectStore
     for epochs in range(1, 12):
         checkpoints.keep(checkpoint(epochs))
     assert [key.split("/")[-1][:4] for key in keys(store)] == ["0010", "0011"]
-    found = checkpoints.newest()
-    assert found
-    assert found.history == checkpoint(11).history
-    assert all(np.array_equal(*pair) for pair in zip(found.variables, checkpoint(11).variables, strict=True))
-    assert [value.dtype for value in found.variables] == [np.float32, np.int64]
+    newest = checkpoints.newest()
+    assert newest
+    assert newest.history == checkpoint(11).history
+    assert all(np.array_equal(*pair) for pair in zip(newest.variables, checkpoint(11).variables, strict=True))
+    assert [value.dtype for value in newest.variables] == [np.float32, np.int64]
 
 
 def test_trainings_do_not_see_each_others_checkpoints(store: ObjectStore) -> None:
@@ -67,22 +67,22 @@ def test_trainings_do_not_see_each_others_checkpoints(store: ObjectStore) -> Non
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "altered"])
-def test_a_damaged_checkpoint_is_passed_over_loudly_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(
     store: ObjectStore, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(store, "train/key/cpu")
     checkpoints.keep(checkpoint(3))
     checkpoints.keep(checkpoint(4))
-    newest = keys(store)[-1]
-    data = store.get(newest).data
-    store.put(newest, {"cut": data[: len(data) // 2], "empty": b"", "altered": data[:-9] + b"X" + data[-8:]}[damage])
-    found = checkpoints.newest()
-    assert found
-    assert len(found.history) == 3
-    assert "the checkpoint after epoch 4 is passed over" in caplog.text
+    key = keys(store)[-1]
+    data = store.get(key).data
+    store.put(key, {"cut": data[: len(data) // 2], "empty": b"", "altered": data[:-9] + b"X" + data[-8:]}[damage])
+    newest = checkpoints.newest()
+    assert newest
+    assert len(newest.history) == 3
+    assert "train: skips the checkpoint after epoch 4:" in caplog.text
     store.put(keys(store)[0], b"nothing")
     assert checkpoints.newest() is None, "with no whole one it starts over"
-    assert "the checkpoint after epoch 3 is passed over" in caplog.text
+    assert "train: skips the checkpoint after epoch 3:" in caplog.text
 
 
 def test_two_workers_at_one_training_do_not_disturb_each_other(store: ObjectStore) -> None:

@@ -20,9 +20,9 @@ def test_without_a_gpu_auto_is_the_cpu_and_tensorflow_is_not_asked() -> None:
 
 
 def test_a_device_has_its_vendors_name() -> None:
-    found = describe(resolve("cpu"))
-    assert found.kind == "cpu"
-    assert "cores" in found.name
+    cpu = describe(resolve("cpu"))
+    assert cpu.kind == "cpu"
+    assert "cores" in cpu.name
 
 
 CPUINFO = """processor\t: 0
@@ -73,7 +73,7 @@ def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.M
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU is visible; TensorFlow .* sees \["):
         require(resolve("gpu", "gpu"))
     other = DeviceKind(kind="cpu", arithmetic="tensorflow, AVX on another")
-    with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the run that waits with tensorflow, AVX on"):
+    with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the waiting run with tensorflow, AVX on"):
         require(other)
 
 
@@ -102,8 +102,8 @@ def test_gpu_is_refused_with_what_tensorflow_sees(monkeypatch: pytest.MonkeyPatc
 
 def test_a_tensorflow_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     device._what_tensorflow_sees.cache_clear()
-    monkeypatch.setattr(device, "LOOK", "import time; time.sleep(60)")
-    monkeypatch.setattr(device, "PATIENCE", 0.5)
-    with pytest.raises(DeviceError, match="no NVIDIA GPU is visible; TensorFlow did not tell within"):
+    monkeypatch.setattr(device, "TENSORFLOW_PROBE", "import time; time.sleep(60)")
+    monkeypatch.setattr(device, "PROBE_TIMEOUT", 0.5)
+    with pytest.raises(DeviceError, match="no NVIDIA GPU is visible; TensorFlow did not list its devices within"):
         resolve("gpu")
     device._what_tensorflow_sees.cache_clear()

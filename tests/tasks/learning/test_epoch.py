@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.learning.epoch import arguments, learner, one_hot
+from tasks.learning.epoch import epoch_model, fit_arguments, one_hot
 from tests.tasks.learning.test_training import examples
 
 
@@ -22,17 +22,17 @@ def test_it_trains_as_plain_keras_does_on_the_same_batches(count: int) -> None:
 
     split, sizes = examples(count), {"batch_size": 32}
     orders = [np.random.default_rng(number).permutation(count) for number in range(3)]
-    ours, plain = learner(network(keras), split, **sizes), keras.Sequential(network(keras))
-    found: list[list[tuple[float, float]]] = []
+    ours, plain = epoch_model(network(keras), split, **sizes), keras.Sequential(network(keras))
+    results: list[list[tuple[float, float]]] = []
     for model in (ours, plain):
         model.compile("rmsprop", "categorical_crossentropy", metrics=["accuracy"])
-        found.append([])
+        results.append([])
         for order in orders:
             images, labels = split.images[order], one_hot(split.labels[order])
-            given = arguments(split, order, **sizes) if model is ours else {"x": images, "y": labels, **sizes}
-            history = model.fit(**given, shuffle=False, verbose=0).history
-            found[-1].append((history["loss"][-1], history["accuracy"][-1]))
-    assert found[0] == pytest.approx(np.array(found[1]), rel=1e-4)
+            fit_options = fit_arguments(split, order, **sizes) if model is ours else {"x": images, "y": labels, **sizes}
+            history = model.fit(**fit_options, shuffle=False, verbose=0).history
+            results[-1].append((history["loss"][-1], history["accuracy"][-1]))
+    assert results[0] == pytest.approx(np.array(results[1]), rel=1e-4)
     for mine, theirs in zip(ours.get_weights(), plain.get_weights(), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4)
 

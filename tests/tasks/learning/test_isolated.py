@@ -37,10 +37,10 @@ def model() -> bytes:
 
 
 def test_a_fresh_process_predicts_the_same_bit_for_bit_and_another_model_does_not(model: bytes) -> None:
-    found = predict_isolated(model, IMAGES)
+    predicted = predict_isolated(model, IMAGES)
     evaluated = predict(model, IMAGES)
-    assert found.tobytes() == evaluated.tobytes()
-    assert compare(found, evaluated).model_dump() == {
+    assert predicted.tobytes() == evaluated.tobytes()
+    assert compare(predicted, evaluated).model_dump() == {
         "images": 40,
         "same": 40,
         "largest_difference": 0.0,
@@ -59,7 +59,7 @@ def test_an_unsafe_file_is_refused_with_the_loaders_reason(model: bytes) -> None
 
 
 def test_a_process_that_needs_too_much_memory_is_ended(model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "MEMORY", 50_000_000)
+    monkeypatch.setattr(isolated, "MEMORY_LIMIT", 50_000_000)
     with pytest.raises(LoadBackError):
         predict_isolated(model, IMAGES)
 
@@ -95,7 +95,7 @@ def test_a_process_that_dies_hangs_or_writes_something_else_is_an_error(
 ) -> None:
     monkeypatch.setattr(isolated, "ROOT", impostor(tmp_path, code))
     if "sleep" in code:
-        monkeypatch.setattr(isolated, "PATIENCE", 2.0)
+        monkeypatch.setattr(isolated, "TIMEOUT", 2.0)
     with pytest.raises(LoadBackError, match=f"cannot be loaded back: .*{why}"):
         predict_isolated(b"model", IMAGES)
 
@@ -122,8 +122,8 @@ def waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(isolated, "ROOT", impostor(tmp_path, WAITS))
     preload()
     preload()
-    assert isolated._waiting
-    return isolated._waiting._process.pid
+    assert isolated._preloaded
+    return isolated._preloaded._process.pid
 
 
 def test_the_process_that_waits_is_taken_once(waiting: int) -> None:
@@ -139,8 +139,8 @@ def test_where_the_process_that_waits_has_died_another_one_predicts(waiting: int
 
 
 def test_a_process_that_is_not_needed_ends_and_leaves_nothing(waiting: int) -> None:
-    assert isolated._waiting
-    folder = Path(isolated._waiting._folder.name)
+    assert isolated._preloaded
+    folder = Path(isolated._preloaded._folder.name)
     assert folder.exists()
     dismiss()
     assert not psutil.pid_exists(waiting)
@@ -150,7 +150,7 @@ def test_a_process_that_is_not_needed_ends_and_leaves_nothing(waiting: int) -> N
 def test_a_process_that_waits_ends_with_the_one_that_started_it() -> None:
     code = (
         "from tasks.learning import isolated; isolated.preload(); "
-        "print(isolated._waiting._process.pid, flush=True); input()"
+        "print(isolated._preloaded._process.pid, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=isolated.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

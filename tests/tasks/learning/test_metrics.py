@@ -14,7 +14,7 @@ from tasks.learning.network import build
 from tasks.learning.predictions import predict
 from tasks.values import Artifact
 
-KEPT = Artifact(sha256="0" * 64, size=1, media_type="application/x-npz")
+PREDICTIONS = Artifact(sha256="0" * 64, size=1, media_type="application/x-npz")
 
 
 def network(bias: float = 0.0) -> Any:
@@ -29,31 +29,31 @@ def network(bias: float = 0.0) -> Any:
 def test_probabilities_are_those_of_the_model_for_scaled_images() -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 784), np.uint8)
     model = network()
-    found = predict(to_bytes(model), images)
-    assert found.shape == (7, 10)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, model(images.astype(np.float32) / 255).numpy(), atol=1e-6)
+    predicted = predict(to_bytes(model), images)
+    assert predicted.shape == (7, 10)
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, model(images.astype(np.float32) / 255).numpy(), atol=1e-6)
 
 
-def test_outputs_that_are_no_probabilities_are_an_error() -> None:
-    with pytest.raises(TrainingError, match="no probabilities"):
+def test_outputs_that_are_not_probabilities_are_an_error() -> None:
+    with pytest.raises(TrainingError, match="not probabilities"):
         predict(to_bytes(network(math.nan)), np.zeros((2, 784), np.uint8))
 
 
 def test_scores_are_counted_per_class() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]], np.float32)
-    found = score(probabilities, np.array([0, 1, 1, 2], np.uint8), KEPT)
-    assert (found.images, found.correct, found.accuracy) == (4, 3, 0.75)
-    assert found.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 1))
-    assert [value.recall for value in found.classes] == [1.0, 0.5, 1.0]
-    assert [value.precision for value in found.classes] == [0.5, 1.0, 1.0]
-    assert found.loss == pytest.approx(-np.mean(np.log([0.8, 0.7, 0.3, 0.8])), rel=1e-6)
+    evaluation = score(probabilities, np.array([0, 1, 1, 2], np.uint8), PREDICTIONS)
+    assert (evaluation.images, evaluation.correct, evaluation.accuracy) == (4, 3, 0.75)
+    assert evaluation.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 1))
+    assert [value.recall for value in evaluation.classes] == [1.0, 0.5, 1.0]
+    assert [value.precision for value in evaluation.classes] == [0.5, 1.0, 1.0]
+    assert evaluation.loss == pytest.approx(-np.mean(np.log([0.8, 0.7, 0.3, 0.8])), rel=1e-6)
 
 
 def test_a_class_that_is_never_guessed_and_one_that_is_never_tested_count_as_nothing() -> None:
-    found = score(np.array([[1, 0, 0], [1, 0, 0]], np.float32), np.array([0, 1], np.uint8), KEPT)
-    assert [value.support for value in found.classes] == [1, 1, 0]
-    assert [value.recall for value in found.classes] == [1.0, 0.0, 0.0]
+    evaluation = score(np.array([[1, 0, 0], [1, 0, 0]], np.float32), np.array([0, 1], np.uint8), PREDICTIONS)
+    assert [value.support for value in evaluation.classes] == [1, 1, 0]
+    assert [value.recall for value in evaluation.classes] == [1.0, 0.0, 0.0]
 
 
 def test_predictions_are_kept_for_every_image_and_reproducibly() -> None:
@@ -61,6 +61,6 @@ def test_predictions_are_kept_for_every_image_and_reproducibly() -> None:
     labels = np.arange(5, dtype=np.uint8)
     data = to_npz(probabilities, labels)
     assert data == to_npz(probabilities.copy(), labels.copy())
-    kept = from_npz(data)
-    assert np.array_equal(kept[0], probabilities)
-    assert np.array_equal(kept[1], labels)
+    restored = from_npz(data)
+    assert np.array_equal(restored[0], probabilities)
+    assert np.array_equal(restored[1], labels)

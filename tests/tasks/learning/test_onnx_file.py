@@ -21,11 +21,11 @@ from tests.tasks.report.examples import example
 IMAGES: Bytes = np.random.default_rng(0).integers(0, 256, (50, 784), np.uint8)
 
 
-def layers(*made: Any) -> Any:
+def layers(*hidden: Any) -> Any:
     import keras
 
     keras.utils.set_random_seed(0)
-    return keras.Sequential([keras.Input((784,), name="pixels"), *made], name="some")
+    return keras.Sequential([keras.Input((784,), name="pixels"), *hidden], name="some")
 
 
 def dense(units: int, **options: Any) -> Any:
@@ -54,14 +54,14 @@ def test_every_activation_that_is_known_is_written_as_keras_computes_it(activati
         dense(7, name="b"),
         dense(10, activation="softmax", name="c"),
     )
-    found = run_onnx(to_onnx(model), IMAGES)
-    np.testing.assert_allclose(found, model.predict(IMAGES / np.float32(255), verbose=0), atol=1e-5)
+    predicted = run_onnx(to_onnx(model), IMAGES)
+    np.testing.assert_allclose(predicted, model.predict(IMAGES / np.float32(255), verbose=0), atol=1e-5)
 
 
 def test_whatever_else_is_refused_by_name() -> None:
     import keras
 
-    for strange, why in (
+    for unsupported, why in (
         ([dense(3, activation="gelu", name="a")], "the layer a has the activation gelu"),
         ([dense(3, dtype="mixed_bfloat16", name="a")], "the layer a is not float32 alone"),
         ([dense(3, dtype="float64", name="a")], "the layer a is not float32 alone"),
@@ -69,7 +69,7 @@ def test_whatever_else_is_refused_by_name() -> None:
         ([keras.layers.Reshape((28, 28)), dense(3, name="a")], "is no plain Dense layer"),
     ):
         with pytest.raises(ExportError, match=why):
-            to_onnx(layers(*strange))
+            to_onnx(layers(*unsupported))
     with pytest.raises(ExportError, match="is not float32 alone"):
         to_onnx(lora())
 
@@ -83,7 +83,7 @@ def lora() -> Any:
 def test_a_difference_a_class_or_a_shape_leaves_it_out() -> None:
     evaluated = np.array([[0.5, 0.3, 0.2], [0.49999, 0.5, 0.00001]], np.float32)
     assert compare(evaluated + np.float32(5e-5), evaluated) == pytest.approx(5e-5, rel=0.01)
-    for found, why in (
+    for predicted, why in (
         (evaluated + np.float32(2e-4), "2 of 2 test images differently"),
         (evaluated[:, ::-1], "2 of 2"),
         (np.array([[0.5, 0.3, 0.2], [0.50001, 0.5, 0]], np.float32), "1 of 2"),
@@ -91,16 +91,16 @@ def test_a_difference_a_class_or_a_shape_leaves_it_out() -> None:
         (evaluated[:1], r"predicts \(1, 3\) instead of \(2, 3\)"),
     ):
         with pytest.raises(ExportError, match=why):
-            compare(found, evaluated)
+            compare(predicted, evaluated)
     with pytest.raises(ExportError, match="0 of 0"):
         compare(evaluated[:0], evaluated[:0])
 
 
-def test_without_the_extra_nothing_is_exported_and_it_is_said(
+def test_without_the_extra_nothing_is_exported_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(export, "installed", lambda name: None if name == "onnxruntime" else "1")
-    found = export_candidate(example().facts.candidate, Run(id="run", url=str(tmp_path))).exported
-    assert (found.file, found.left_out) == (None, "onnxruntime is not installed")
+    exported = export_candidate(example().facts.candidate, Run(id="run", url=str(tmp_path))).exported
+    assert (exported.file, exported.left_out) == (None, "onnxruntime is not installed")
     assert caplog.text.count("Install retrain-mnist[onnx] to publish one") == 1

@@ -13,7 +13,7 @@ from tasks.data.arrays import SCALE, Split, scale
 from tasks.errors import TrainingError
 from tasks.learning.device import device_kind
 from tasks.learning.model_file import weights_digest
-from tasks.learning.training import _require_sound, fit, out_of_memory
+from tasks.learning.training import _require_no_divergence, fit, out_of_memory
 from tasks.settings import Recipe
 from tasks.train import PACKAGES
 from tasks.values import Epoch
@@ -50,10 +50,10 @@ def examples(count: int = 200, seed: int = 0) -> Split:
 
 
 def test_the_network_learns_with_every_image_and_reports_each_epoch() -> None:
-    told: list[tuple[int, Epoch]] = []
-    fitted = fit(examples(), RECIPE, validation=examples(50, seed=0), on_epoch=lambda *seen: told.append(seen))
-    assert [number for number, _ in told] == [1, 2]
-    assert fitted.history == tuple(epoch for _, epoch in told)
+    epochs: list[tuple[int, Epoch]] = []
+    fitted = fit(examples(), RECIPE, validation=examples(50, seed=0), on_epoch=lambda *report: epochs.append(report))
+    assert [number for number, _ in epochs] == [1, 2]
+    assert fitted.history == tuple(epoch for _, epoch in epochs)
     assert fitted.history[1].loss < fitted.history[0].loss
     assert fitted.history[1].validation_accuracy is not None
     assert fitted.model.count_params() == 407_050
@@ -91,11 +91,11 @@ def test_the_losses_are_the_golden_ones() -> None:
     To record new ones after an upgrade: `python -m tests.golden.record`.
     """
     golden = json.loads(GOLDEN.read_text())
-    found = recorded()
-    same = {name: found[name] == golden[name] for name in ("packages", "arithmetic")}
+    actual = recorded()
+    same = {name: actual[name] == golden[name] for name in ("packages", "arithmetic")}
     tolerance = 0.0 if all(same.values()) else 1e-3
-    assert found["losses"] == pytest.approx(golden["losses"], rel=tolerance, abs=0), same
-    assert found["accuracies"] == pytest.approx(golden["accuracies"], rel=0, abs=0 if not tolerance else 0.02)
+    assert actual["losses"] == pytest.approx(golden["losses"], rel=tolerance, abs=0), same
+    assert actual["accuracies"] == pytest.approx(golden["accuracies"], rel=0, abs=0 if not tolerance else 0.02)
 
 
 def test_another_process_ends_with_the_same_bits() -> None:
@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_do() -> Non
 def test_a_loss_that_grows_beyond_guessing_is_divergence(losses: list[float], broken: bool) -> None:
     history = [Epoch(loss=loss, accuracy=0.1, seconds=1) for loss in losses]
     if not broken:
-        return _require_sound(history)
+        return _require_no_divergence(history)
     with pytest.raises(TrainingError, match=r"broke down in epoch 2: the loss grew from .*Use a lower"):
-        _require_sound(history)
+        _require_no_divergence(history)
     return None

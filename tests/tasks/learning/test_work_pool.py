@@ -38,8 +38,8 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
     setup.create_pools()
-    with get_client(sync_client=True) as made:
-        yield made
+    with get_client(sync_client=True) as connected:
+        yield connected
 
 
 @pytest.fixture
@@ -157,10 +157,10 @@ def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectC
     known = {each.id for each in trainings(client)}
 
     def started() -> dict[str, FlowRun]:
-        found = [each for each in trainings(client) if each.id not in known]
-        children = {str(each.name): each for each in found}
+        new = [each for each in trainings(client) if each.id not in known]
+        children = {str(each.name): each for each in new}
         assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
-        assert len(found) == len(children), "none is started twice"
+        assert len(new) == len(children), "none is started twice"
         return children
 
     with submit_all(plans, run):
@@ -210,7 +210,7 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(
     thread = meanwhile(client, Running(), Completed())
     assert handed_over(run)
     thread.join()
-    assert caplog.text.count("the Prefect server is away, the training goes on") == 1
+    assert caplog.text.count("the Prefect server does not answer, the training goes on") == 1
 
     monkeypatch.setattr(work_pool, "SERVER_AWAY", 0.0)
     failures = iter([httpx.ConnectError("refused")])

@@ -1,4 +1,4 @@
-"""Facts, images and predictions to render: whatever a real run would hand over, made of a few numbers."""
+"""Facts, images and predictions to render, as a real run has them, from a few numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.gate.checks import CandidateResults, decide
 from tasks.gate.comparison import compare
 from tasks.learning.metrics import score
 from tasks.report import Rendered, render
-from tasks.report.facts import Document, Facts, document
+from tasks.report.facts import Document, Facts, build_document
 from tasks.settings import Gate, Recipe
 from tasks.values import (
     Artifact,
@@ -43,8 +43,8 @@ class Example(NamedTuple):
     labels: Bytes
 
     @property
-    def told(self) -> Document:
-        return document(self.facts, self.probabilities, self.labels)
+    def document(self) -> Document:
+        return build_document(self.facts, self.probabilities, self.labels)
 
     def with_candidate(self, **changed: object) -> Example:
         """The same with other facts on the candidate."""
@@ -56,7 +56,7 @@ class Example(NamedTuple):
 
 
 def example(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bool = False) -> Example:
-    """A model that gets `wrong` of the test images wrong, each surer than the one before."""
+    """A model that gets `wrong` of the test images wrong, with growing confidence from image to image."""
     labels = np.arange(images, dtype=np.uint8) % CLASSES
     guesses = labels.copy()
     guesses[:wrong] = (labels[:wrong] + 1) % CLASSES
@@ -65,16 +65,16 @@ def example(wrong: int = 40, images: int = 400, epochs: int = 3, validation: boo
 
 @cache
 def rendered(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bool = False) -> Rendered:
-    """The report on it, drawn once for all tests that only read it: drawing takes half a second."""
+    """Its report, drawn once for all tests that only read it: drawing takes half a second."""
     return example(wrong, images, epochs, validation).render()
 
 
 def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool = False) -> Example:
-    """A model that made these guesses."""
+    """A model with these guesses."""
     count = len(labels)
-    sureness = np.linspace(0.5, 0.95, count, dtype=np.float32)
-    probabilities = np.tile(((1 - sureness) / (CLASSES - 1))[:, None], (1, CLASSES)).astype(np.float32)
-    probabilities[np.arange(count), guesses] = sureness
+    confidence = np.linspace(0.5, 0.95, count, dtype=np.float32)
+    probabilities = np.tile(((1 - confidence) / (CLASSES - 1))[:, None], (1, CLASSES)).astype(np.float32)
+    probabilities[np.arange(count), guesses] = confidence
     images = np.random.default_rng(0).integers(0, 256, (count, 784), dtype=np.uint8)
     return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
 
@@ -86,11 +86,11 @@ def _results(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes
 
 def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
     """As `example`, beside a champion that gets the last images wrong instead of the first."""
-    made = example(wrong)
-    guesses = made.labels.copy()
-    guesses[-champion_wrong:] = (made.labels[-champion_wrong:] + 2) % CLASSES
-    comparison = compare(7, made.labels, predicted(guesses, made.labels).probabilities, made.probabilities)
-    return made._replace(facts=made.facts.model_copy(update={"comparison": comparison}))
+    sample = example(wrong)
+    guesses = sample.labels.copy()
+    guesses[-champion_wrong:] = (sample.labels[-champion_wrong:] + 2) % CLASSES
+    comparison = compare(7, sample.labels, predicted(guesses, sample.labels).probabilities, sample.probabilities)
+    return sample._replace(facts=sample.facts.model_copy(update={"comparison": comparison}))
 
 
 def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:

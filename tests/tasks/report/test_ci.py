@@ -11,26 +11,26 @@ from tasks.report import ci
 from tasks.report.facts import Document
 from tests.tasks.report.examples import example, with_champion
 
-USUAL, BAD = example().told, example(wrong=200).told
+USUAL, BAD = example().document, example(wrong=200).document
 
 
-def with_sentence(told: Document, sentence: str) -> Document:
-    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in told.decision.checks)
-    return told.model_copy(update={"decision": told.decision.model_copy(update={"checks": checks})})
+def with_sentence(document: Document, sentence: str) -> Document:
+    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in document.decision.checks)
+    return document.model_copy(update={"decision": document.decision.model_copy(update={"checks": checks})})
 
 
-def suite(told: Document) -> ElementTree.Element:
-    root = ElementTree.fromstring(ci.junit(told))
+def suite(document: Document) -> ElementTree.Element:
+    root = ElementTree.fromstring(ci.junit(document))
     assert root.tag == "testsuites"
-    (found,) = root
+    (result,) = root
     for name in ("tests", "failures", "errors"):
-        assert root.get(name) == found.get(name)
-    return found
+        assert root.get(name) == result.get(name)
+    return result
 
 
 def test_each_row_is_a_test_case_and_a_failed_one_carries_the_sentence() -> None:
-    found = suite(BAD)
-    cases = found.findall("testcase")
+    result = suite(BAD)
+    cases = result.findall("testcase")
     failures = [case for case in cases if case.find("failure") is not None]
     assert [case.get("name") for case in cases] == [check.name for check in BAD.decision.checks]
     assert [case.get("name") for case in failures] == ["accuracy", "accuracy lower bound", "lowest class recall"]
@@ -38,8 +38,8 @@ def test_each_row_is_a_test_case_and_a_failed_one_carries_the_sentence() -> None
     assert failure is not None
     assert failure.get("message") == "200 of 400 test images are right"
     assert failure.text == "accuracy is 0.5000 and needs ≥ 0.8500: 200 of 400 test images are right"
-    assert (found.get("tests"), found.get("failures"), found.get("errors")) == ("5", "3", "0")
-    assert found.get("name") == "gate of mnist"
+    assert (result.get("tests"), result.get("failures"), result.get("errors")) == ("5", "3", "0")
+    assert result.get("name") == "gate of mnist"
 
 
 def test_a_model_that_passed_has_no_failure() -> None:
@@ -52,21 +52,21 @@ def test_a_model_that_passed_has_no_failure() -> None:
 @case("\0\x0b\ud800]]></failure>&<")
 @case("\ufffe")
 def test_hostile_text_leaves_it_well_formed(text: str) -> None:
-    found = suite(with_sentence(BAD, text))
-    assert len(found.findall("testcase")) == 5
+    result = suite(with_sentence(BAD, text))
+    assert len(result.findall("testcase")) == 5
 
 
 def test_the_comment_is_short_and_says_verdict_gate_changes_and_where_to_read_on() -> None:
-    told = with_champion().told
-    text = ci.comment(told, "https://example.org/job/7")
+    document = with_champion().document
+    text = ci.comment(document, "https://example.org/job/7")
     assert text.startswith("## ✅ mnist: Passed the gate\n")
     assert text.endswith("\n\n[The whole report](https://example.org/job/7)\n")
-    for check in told.decision.checks:
+    for check in document.decision.checks:
         assert check.sentence in text
     assert "### Compared with the champion, version 7" in text
     assert "| 0     | 4    | 3   | −1" in text
     assert len(text.splitlines()) < 50
-    assert "The whole report" not in ci.comment(told, "")
+    assert "The whole report" not in ci.comment(document, "")
 
 
 def test_a_rejected_model_is_marked_row_by_row() -> None:
@@ -77,9 +77,9 @@ def test_a_rejected_model_is_marked_row_by_row() -> None:
     assert "Compared" not in text
 
 
-@pytest.mark.parametrize("told", [USUAL, BAD, with_champion().told])
-def test_the_step_summary_holds_the_whole_report(told: Document) -> None:
-    text = ci.summary(told)
+@pytest.mark.parametrize("document", [USUAL, BAD, with_champion().document])
+def test_the_step_summary_holds_the_whole_report(document: Document) -> None:
+    text = ci.summary(document)
     assert text.index("## ") == 0
     assert "| train      | 9.5 s   |" in text
     assert "<details><summary>The whole report</summary>\n\n# mnist" in text

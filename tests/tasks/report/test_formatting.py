@@ -49,7 +49,7 @@ def test_numbers_read_as_people_read_them() -> None:
 
 
 def test_a_probability_is_never_rounded_up_to_certainty() -> None:
-    assert [formatting.sureness(value) for value in (0.5, 0.9994, 0.9996, 1.0)] == [
+    assert [formatting.confidence(value) for value in (0.5, 0.9994, 0.9996, 1.0)] == [
         "50.0 %",
         "99.9 %",
         "> 99.9 %",
@@ -58,50 +58,50 @@ def test_a_probability_is_never_rounded_up_to_certainty() -> None:
 
 
 def test_the_headline_names_the_closest_call_among_the_shares() -> None:
-    found = formatting.headline(
+    result = formatting.headline(
         decision(check(10, 10, "classes"), check(0.98, 0.97, "accuracy"), check(0.95, 0.92, "recall"))
     )
-    assert found == "Every check holds. The closest call: accuracy is 0.9800 and needs 0.9700."
+    assert result == "Every check holds. The closest call: accuracy is 0.9800 and needs 0.9700."
     assert formatting.headline(decision(check(10, 10, "classes"))).endswith("classes is 10 and needs 10.")
 
 
 def test_the_headline_names_every_failure() -> None:
-    found = formatting.headline(decision(check(0.9, 0.97, "accuracy"), check(1, 0.5, "fine"), check(9, 10, "classes")))
-    assert found == "Accuracy is 0.9000 and needs 0.9700; classes is 9 and needs 10."
+    result = formatting.headline(decision(check(0.9, 0.97, "accuracy"), check(1, 0.5, "fine"), check(9, 10, "classes")))
+    assert result == "Accuracy is 0.9000 and needs 0.9700; classes is 9 and needs 10."
 
 
 @given(NUMBERS, NUMBERS)
 def test_a_gauge_shows_value_and_limit_in_their_order(value: float, limit: float) -> None:
-    found = _gauge(check(value, limit))
-    assert 0 <= found["value"] <= 100
-    assert 0 <= found["limit"] <= 100
+    result = _gauge(check(value, limit))
+    assert 0 <= result["value"] <= 100
+    assert 0 <= result["limit"] <= 100
     if abs(value - limit) > 0.01 * max(abs(value), abs(limit), 0.01):
-        assert (found["value"] < found["limit"]) == (value < limit)
+        assert (result["value"] < result["limit"]) == (value < limit)
 
 
 @given(st.text())
 def test_hostile_text_breaks_no_table(text: str) -> None:
     row = check(0.9, 0.97).model_copy(update={"sentence": text})
-    found = markdown.table(formatting.gate_rows(decision(row)))
-    assert columns(found) == {6}
-    assert len(found.splitlines()) == 3
+    result = markdown.table(formatting.gate_rows(decision(row)))
+    assert columns(result) == {6}
+    assert len(result.splitlines()) == 3
 
 
 @given(st.text())
 def test_hostile_text_is_no_markup(text: str) -> None:
-    found = markdown.plain(text)
-    unescaped = found.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
+    result = markdown.plain(text)
+    unescaped = result.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
     assert not set("<[`") & set(unescaped)
-    assert len(found.splitlines()) <= 1
+    assert len(result.splitlines()) <= 1
 
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_the_run_page_has_the_pictures_inside(validation: bool) -> None:
-    told = example(validation=validation).told
-    drawn = pictures(told)
-    found = markdown.run_page(told, drawn)
+    document = example(validation=validation).document
+    drawn = pictures(document)
+    result = markdown.run_page(document, drawn)
     assert list(drawn) == ["Learning curves", "Confusion matrix"]
     for title, png in drawn.items():
         assert png.startswith(b"\x89PNG")
-        assert f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})" in found
-    assert found.index("## Gate") < found.index("![Learning curves]") < found.index("## Classes")
+        assert f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})" in result
+    assert result.index("## Gate") < result.index("![Learning curves]") < result.index("## Classes")

@@ -9,9 +9,9 @@ from tasks.report.model_card import model_card
 from tests.tasks.report.examples import Example, example, with_champion
 
 
-def parts(made: Example) -> tuple[dict[str, Any], str]:
+def parts(sample: Example) -> tuple[dict[str, Any], str]:
     """The header and the text."""
-    _, header, text = model_card(made.told).decode().split("---\n", 2)
+    _, header, text = model_card(sample.document).decode().split("---\n", 2)
     return yaml.safe_load(header), text
 
 
@@ -34,17 +34,17 @@ def test_the_header_is_what_the_hub_reads() -> None:
 
 
 def test_a_data_set_that_the_hub_does_not_have_is_not_named_as_one_of_its() -> None:
-    made = example()
-    digits = made.facts.candidate.prepared.model_copy(update={"dataset": "digits"})
-    header, text = parts(made.with_candidate(prepared=digits))
+    sample = example()
+    digits = sample.facts.candidate.prepared.model_copy(update={"dataset": "digits"})
+    header, text = parts(sample.with_candidate(prepared=digits))
     assert "datasets" not in header
     assert header["model-index"][0]["results"][0]["dataset"]["type"] == "digits"
     assert "1,797 handwritten digits" in text
 
 
 def test_it_tells_use_limits_loading_gate_and_origin() -> None:
-    made = with_champion()
-    _, text = parts(made)
+    sample = with_champion()
+    _, text = parts(sample)
     titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert titles == [
         "Intended use",
@@ -56,11 +56,11 @@ def test_it_tells_use_limits_loading_gate_and_origin() -> None:
         "Data",
         "Where it comes from",
     ]
-    for check in made.facts.decision.checks:
+    for check in sample.facts.decision.checks:
         assert check.sentence in text
     assert "40 of 400 test images are wrong" in text
     assert "from tasks.learning.model_file import load" in text
 
 
 def test_the_same_facts_give_the_same_bytes() -> None:
-    assert model_card(example().told) == model_card(example().told)
+    assert model_card(example().document) == model_card(example().document)

@@ -11,10 +11,10 @@ from tasks.report.provenance import _digest, provenance
 
 def test_a_model_says_what_code_packages_and_data_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_REVISION", "release 7")
-    found = provenance("https://mirror.example.org/", {"train": 1.5})
-    assert (found.code, found.source, found.seconds) == ("release 7", "https://mirror.example.org/", {"train": 1.5})
-    assert {"keras", "numpy", "prefect"} <= found.packages.keys()
-    assert found.digests.keys() == found.packages.keys()
+    result = provenance("https://mirror.example.org/", {"train": 1.5})
+    assert (result.code, result.source, result.seconds) == ("release 7", "https://mirror.example.org/", {"train": 1.5})
+    assert {"keras", "numpy", "prefect"} <= result.packages.keys()
+    assert result.digests.keys() == result.packages.keys()
 
 
 RECORD = """a/b.py,sha256=one,1
@@ -55,8 +55,8 @@ def test_a_checkout_is_named_by_its_commit_and_whether_it_was_edited(
 ) -> None:
     def git(*arguments: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        done = subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        result = subprocess.run(["git", "-C", tmp_path, *who, *arguments], capture_output=True, text=True, check=True)
+        return result.stdout.strip()
 
     git("init")
     (tmp_path / "tasks").mkdir()

@@ -70,13 +70,13 @@ def words_of(text: str) -> str:
     return " ".join(text.split())
 
 
-def with_sentence(facts: Document, sentence: str) -> Document:
-    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in facts.decision.checks)
-    return facts.model_copy(update={"decision": facts.decision.model_copy(update={"checks": checks})})
+def with_sentence(document: Document, sentence: str) -> Document:
+    checks = tuple(check.model_copy(update={"sentence": sentence}) for check in document.decision.checks)
+    return document.model_copy(update={"decision": document.decision.model_copy(update={"checks": checks})})
 
 
-def without_pictures(made: Example) -> Document:
-    return made.told.model_copy(update={"mistakes": ()})
+def without_pictures(sample: Example) -> Document:
+    return sample.document.model_copy(update={"mistakes": ()})
 
 
 @pytest.fixture(scope="module")
@@ -107,34 +107,34 @@ def test_another_process_gives_the_same_bytes() -> None:
     root = Path(html.__file__).parents[2]
 
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    found = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=root
     ).stdout
-    assert found.strip() == hashlib.sha256(b"".join(rendered(validation=True))).hexdigest()
+    assert output.strip() == hashlib.sha256(b"".join(rendered(validation=True))).hexdigest()
 
 
 def test_the_page_asks_for_nothing_outside_itself() -> None:
-    found = Page(rendered().page)
-    assert all(address.startswith(("data:", "#")) for address in found.addresses())
-    assert not found.named("script")
-    policy = next(meta["content"] for meta in found.named("meta") if meta.get("http-equiv"))
+    page = Page(rendered().html)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses())
+    assert not page.named("script")
+    policy = next(meta["content"] for meta in page.named("meta") if meta.get("http-equiv"))
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert b"@import" not in rendered().page
+    assert b"@import" not in rendered().html
 
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_ids_are_unique_and_every_reference_has_its_target(validation: bool) -> None:
-    made = rendered(validation=validation).page.decode()
-    ids = [attributes["id"] for _, attributes in Page(made.encode()).elements if "id" in attributes]
+    report = rendered(validation=validation).html.decode()
+    ids = [attributes["id"] for _, attributes in Page(report.encode()).elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    references = {address[1:] for address in Page(made.encode()).addresses() if address.startswith("#")}
-    references |= {part.split(")")[0] for part in made.split("url(#")[1:]}
+    references = {address[1:] for address in Page(report.encode()).addresses() if address.startswith("#")}
+    references |= {part.split(")")[0] for part in report.split("url(#")[1:]}
     assert references
     assert references <= set(ids)
 
 
 def test_the_verdict_comes_first() -> None:
-    text = Page(rendered().page).text
+    text = Page(rendered().html).text
     places = [
         text.index(part) for part in ("Passed the gate", "90.00 %", "Gate\n", "Learning curves", "Where it comes from")
     ]
@@ -142,19 +142,19 @@ def test_the_verdict_comes_first() -> None:
 
 
 def test_a_rejected_model_is_called_so_everywhere() -> None:
-    made = rendered(wrong=200)
-    assert "Rejected by the gate" in Page(made.page).text
-    assert "# mnist: Rejected by the gate: accuracy, accuracy lower bound" in made.text.decode()
-    assert json.loads(made.data)["decision"]["verdict"] == "reject"
-    for form in (made.page, made.text, made.run_page):
+    report = rendered(wrong=200)
+    assert "Rejected by the gate" in Page(report.html).text
+    assert "# mnist: Rejected by the gate: accuracy, accuracy lower bound" in report.markdown.decode()
+    assert json.loads(report.data)["decision"]["verdict"] == "reject"
+    for form in (report.html, report.markdown, report.run_page):
         assert b"Accuracy is 0.5000 and needs 0.8500; accuracy lower bound is 0.4590 and needs 0.8500; " in form
         assert b"Passed the gate" not in form
 
 
 def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
-    made = rendered()
+    report = rendered()
     for check in usual.facts.decision.checks:
-        for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
+        for form in (Page(report.html).text, report.markdown.decode(), report.run_page.decode()):
             assert check.sentence in form
             assert check.name in form
 
@@ -164,74 +164,74 @@ def test_every_row_of_the_gate_is_on_every_form(usual: Example) -> None:
 @hypothesis.example("</td><script>alert(1)</script>")
 @hypothesis.example('"><img src=x onerror=alert(1)>&amp;&lt;')
 def test_hostile_text_stays_text(usual: Example, harmless: Page, hostile: str) -> None:
-    made = html.render(with_sentence(without_pictures(usual), hostile), NOTHING)
+    report = html.render(with_sentence(without_pictures(usual), hostile), NOTHING)
     # The page has the elements that it always has, and the sentence is among its text.
-    assert Page(made).elements == harmless.elements
-    assert words_of(hostile.replace("\0", "\ufffd")) in words_of(Page(made).text.replace("\0", "\ufffd"))
+    assert Page(report).elements == harmless.elements
+    assert words_of(hostile.replace("\0", "\ufffd")) in words_of(Page(report).text.replace("\0", "\ufffd"))
 
 
 def test_both_curves_are_drawn(usual: Example) -> None:
     drawn = curve_svgs(usual.facts.candidate.trained.history)
     # In each, the line; its marks are one symbol, used at each epoch.
     assert [svg.count("fill: none; stroke: var(--accent)") for svg in drawn.values()] == [1, 1]
-    assert all(svg in rendered().page.decode() for svg in drawn.values())
+    assert all(svg in rendered().html.decode() for svg in drawn.values())
 
 
 def test_calibration_is_told_in_every_form_and_drawn(usual: Example) -> None:
-    made, found = rendered(), usual.told.calibration
-    for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
-        assert f"Expected calibration error {found.error:.4f}" in form
+    report, result = rendered(), usual.document.calibration
+    for form in (Page(report.html).text, report.markdown.decode(), report.run_page.decode()):
+        assert f"Expected calibration error {result.error:.4f}" in form
         assert "15 equally wide bins" in form
-    drawn = calibration_svgs(found)
-    assert all(svg in made.page.decode() for svg in drawn.values())
+    drawn = calibration_svgs(result)
+    assert all(svg in report.html.decode() for svg in drawn.values())
     # The curve and an interval for each bin; a column for each bin.
-    assert drawn["reliability"].count("fill: none; stroke: var(--accent)") == 1 + len(found.bins)
-    assert drawn["sureness"].count("fill: var(--accent)") == len(found.bins)
+    assert drawn["reliability"].count("fill: none; stroke: var(--accent)") == 1 + len(result.bins)
+    assert drawn["confidence"].count("fill: var(--accent)") == len(result.bins)
 
 
 def test_the_champion_is_met_only_where_there_is_one() -> None:
-    made = with_champion(wrong=40, champion_wrong=10).render()
-    for form in (Page(made.page).text, made.text.decode(), made.run_page.decode()):
+    report = with_champion(wrong=40, champion_wrong=10).render()
+    for form in (Page(report.html).text, report.markdown.decode(), report.run_page.decode()):
         assert "Compared with the champion, version 7" in form
         assert "Accuracy −0.0750, 95 % interval −0.1" in form
         assert "won: only the candidate is right" in form
-    assert "The 20 surest of 40." in made.page.decode()
-    assert "All 10." in made.page.decode()
-    assert len(json.loads(made.data)["comparison"]["lost"]["images"]) == 20
-    assert b"Compared" not in rendered().page + rendered().text
+    assert "The 20 surest of 40." in report.html.decode()
+    assert "All 10." in report.html.decode()
+    assert len(json.loads(report.data)["comparison"]["lost"]["images"]) == 20
+    assert b"Compared" not in rendered().html + rendered().markdown
 
 
 def test_a_champion_that_says_the_same_shows_no_pictures() -> None:
-    made = example()
-    same = compare(1, made.labels, made.probabilities, made.probabilities)
-    page = made._replace(facts=made.facts.model_copy(update={"comparison": same})).render().page.decode()
+    sample = example()
+    same = compare(1, sample.labels, sample.probabilities, sample.probabilities)
+    page = sample._replace(facts=sample.facts.model_copy(update={"comparison": same})).render().html.decode()
     assert "Two equally good models would differ this much in 100.00 % of cases" in page
     assert "what the candidate takes it for" not in page
 
 
 @pytest.mark.parametrize("validation", [False, True])
 def test_validation_is_drawn_and_told_where_there_is_any(validation: bool) -> None:
-    made = rendered(validation=validation)
-    assert (b"stroke: var(--second)" in made.page) is validation
-    assert ("validation 0.9333" in Page(made.page).text) is validation
-    assert (b"validation accuracy" in made.text) is validation
-    assert (b"| validation |" in made.text) is validation
+    report = rendered(validation=validation)
+    assert (b"stroke: var(--second)" in report.html) is validation
+    assert ("validation 0.9333" in Page(report.html).text) is validation
+    assert (b"validation accuracy" in report.markdown) is validation
+    assert (b"| validation |" in report.markdown) is validation
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 100])
 def test_every_epoch_is_told(epochs: int) -> None:
-    made = rendered(epochs=epochs)
-    assert len(json.loads(made.data)["trained"]["history"]) == epochs
-    assert f"| {epochs} ".encode() in made.text
-    assert f"{epochs} epoch{'s' if epochs > 1 else ''}, batch".encode() in made.page
-    assert made.page.count(b"1.5 s</td>") == epochs
+    report = rendered(epochs=epochs)
+    assert len(json.loads(report.data)["trained"]["history"]) == epochs
+    assert f"| {epochs} ".encode() in report.markdown
+    assert f"{epochs} epoch{'s' if epochs > 1 else ''}, batch".encode() in report.html
+    assert report.html.count(b"1.5 s</td>") == epochs
 
 
 @pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (1, 1), (29, 29), (30, 30), (200, MISTAKES)])
 def test_the_surest_mistakes_are_shown(wrong: int, shown: int) -> None:
-    made = rendered(wrong=wrong)
-    pictures = [image for image in Page(made.page).named("img") if (image["src"] or "").startswith("data:image/png")]
-    mistakes = json.loads(made.data)["mistakes"]
+    report = rendered(wrong=wrong)
+    pictures = [image for image in Page(report.html).named("img") if (image["src"] or "").startswith("data:image/png")]
+    mistakes = json.loads(report.data)["mistakes"]
     assert len(pictures) == len(mistakes) == shown
     # The example's model grows surer from image to image.
     assert [mistake["image"] for mistake in mistakes] == list(range(wrong - 1, wrong - 1 - shown, -1))
@@ -239,25 +239,25 @@ def test_the_surest_mistakes_are_shown(wrong: int, shown: int) -> None:
 
 
 def test_a_perfect_model_has_no_mistakes_and_no_weakest_class() -> None:
-    found = Page(rendered(wrong=0).page)
-    assert "No mistakes" in found.text
-    assert "The model got every test image right." in found.text
-    assert not found.classed("lowest")
+    page = Page(rendered(wrong=0).html)
+    assert "No mistakes" in page.text
+    assert "The model got every test image right." in page.text
+    assert not page.classed("lowest")
 
 
 def test_a_model_that_says_one_class_only_is_told_so() -> None:
     labels = np.arange(200, dtype=np.uint8) % CLASSES
-    made = predicted(np.full(200, 3, np.uint8), labels).render()
-    data = json.loads(made.data)
+    report = predicted(np.full(200, 3, np.uint8), labels).render()
+    data = json.loads(report.data)
     assert data["decision"]["verdict"] == "reject"
     assert [row[3] for row in data["evaluation"]["confusion"]] == [20] * CLASSES
-    assert Page(made.page).classed("lowest") == CLASSES - 1
+    assert Page(report.html).classed("lowest") == CLASSES - 1
     assert all(mistake["guess"] == 3 for mistake in data["mistakes"])
 
 
 def test_provenance_is_complete_on_the_page_and_in_words() -> None:
-    made = rendered()
-    for form in (words_of(Page(made.page).text), made.text.decode()):
+    report = rendered()
+    for form in (words_of(Page(report.html).text), report.markdown.decode()):
         for part in ("abc123", "seed 0", "a processor", "oneDNN with AVX2", "Python 3.11.7", "a" * 64, "b" * 64):
             assert part in form
         for part in ("Keras 3.15.1, SHA-256", "Test labels, SHA-256", "Model file, SHA-256", "2.2 min"):
@@ -269,23 +269,23 @@ def test_square_images_are_the_same_as_flat_ones(usual: Example) -> None:
 
 
 def test_the_json_holds_all_the_facts(usual: Example) -> None:
-    told = Document.model_validate_json(rendered().data)
-    assert told == usual.told
-    assert len(told.mistakes) == MISTAKES
+    document = Document.model_validate_json(rendered().data)
+    assert document == usual.document
+    assert len(document.mistakes) == MISTAKES
     facts = dict(usual.facts)
     expected = dict(facts.pop("candidate")) | facts
-    assert {name: getattr(told, name) for name in expected} == expected
+    assert {name: getattr(document, name) for name in expected} == expected
 
 
 def test_the_forms_are_small_enough_to_be_kept_and_shown() -> None:
-    made = rendered(wrong=200, epochs=100, validation=True)
-    assert len(made.page) < 500_000
-    assert len(made.run_page) < 200_000
+    report = rendered(wrong=200, epochs=100, validation=True)
+    assert len(report.html) < 500_000
+    assert len(report.run_page) < 200_000
 
 
 def test_reports_cost_nothing_until_one_is_drawn() -> None:
     heavy = {"matplotlib", "jinja2", "PIL", "prefect", "tensorflow", "sklearn"}
     script = f"import sys, tasks.report, tasks.report.formatting; print(sorted({heavy} & set(sys.modules)))"
     root = Path(html.__file__).parents[2]
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
-    assert found.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert output.strip() == "[]"

@@ -20,22 +20,22 @@ REPORTS: list[Callable[[], Example]] = [
 
 
 def validator() -> jsonschema.Draft202012Validator:
-    found = json.loads(schema.schema())
-    jsonschema.Draft202012Validator.check_schema(found)
-    return jsonschema.Draft202012Validator(found, format_checker=jsonschema.FormatChecker())
+    content = json.loads(schema.schema())
+    jsonschema.Draft202012Validator.check_schema(content)
+    return jsonschema.Draft202012Validator(content, format_checker=jsonschema.FormatChecker())
 
 
 def test_the_schema_is_the_one_that_the_values_make() -> None:
-    assert schema.schema() == schema.made(), "python -m tasks.report.schema > tasks/report/report.schema.json"
+    assert schema.schema() == schema.generate(), "python -m tasks.report.schema > tasks/report/report.schema.json"
 
 
 @pytest.mark.parametrize("make", REPORTS)
 def test_every_report_fits_it(make: Callable[[], Example]) -> None:
     data = make().render().data
-    told = json.loads(data)
-    validator().validate(told)
-    assert told["$schema"] == schema.FILE
-    assert Document.model_validate_json(data) == make().told
+    report = json.loads(data)
+    validator().validate(report)
+    assert report["$schema"] == schema.FILE
+    assert Document.model_validate_json(data) == make().document
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_every_report_fits_it(make: Callable[[], Example]) -> None:
     ],
 )
 def test_what_is_no_report_does_not(damage: dict[str, Any]) -> None:
-    told = json.loads(rendered().data) | damage
-    assert not validator().is_valid(told)
+    report = json.loads(rendered().data) | damage
+    assert not validator().is_valid(report)
 
 
 def test_every_field_is_required_or_has_its_default_in_the_schema() -> None:
-    found = json.loads(schema.schema())
-    assert set(found["required"]) == set(found["properties"]), "whatever is written can be relied on"
+    content = json.loads(schema.schema())
+    assert set(content["required"]) == set(content["properties"]), "whatever is written can be relied on"

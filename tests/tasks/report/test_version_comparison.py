@@ -20,41 +20,41 @@ def pair(old: dict[str, Any], new: dict[str, Any]) -> Pair:
 
 def test_a_version_differs_from_itself_in_nothing() -> None:
     same = example()
-    found = Pair("mnist", 3, 3, facts(), facts(), compare(3, same.labels, same.probabilities, same.probabilities))
-    assert list(sections(found)) == ["Measured", "Gate"]
-    assert {row["change"] for rows in sections(found).values() for row in rows} == {"+0", "+0.0000"}
-    assert "images:" not in markdown(found)
+    result = Pair("mnist", 3, 3, facts(), facts(), compare(3, same.labels, same.probabilities, same.probabilities))
+    assert list(sections(result)) == ["Measured", "Gate"]
+    assert {row["change"] for rows in sections(result).values() for row in rows} == {"+0", "+0.0000"}
+    assert "images:" not in markdown(result)
 
 
 def test_what_differs_is_told_and_nothing_else() -> None:
     recipe = facts()["recipe"] | {"seed": 7}
     provenance = facts()["provenance"] | {"packages": {"keras": "3.16.0", "numpy": "2.4.6"}}
     data = facts()["data"] | {"test": "other"}
-    found = sections(pair(facts(30), facts(40, recipe=recipe, provenance=provenance, data=data)))
-    assert found["Recipe"] == [{"": "seed", "version 3": "0", "version 4": "7"}]
-    assert found["Packages"] == [{"": "keras", "version 3": "3.15.1", "version 4": "3.16.0"}]
-    assert [row[""] for row in found["Data, SHA-256"]] == ["test"]
-    assert found["Measured"][0] == {"": "accuracy", "version 3": "0.9250", "version 4": "0.9000", "change": "−0.0250"}
-    assert found["Gate"][1] == {
+    result = sections(pair(facts(30), facts(40, recipe=recipe, provenance=provenance, data=data)))
+    assert result["Recipe"] == [{"": "seed", "version 3": "0", "version 4": "7"}]
+    assert result["Packages"] == [{"": "keras", "version 3": "3.15.1", "version 4": "3.16.0"}]
+    assert [row[""] for row in result["Data, SHA-256"]] == ["test"]
+    assert result["Measured"][0] == {"": "accuracy", "version 3": "0.9250", "version 4": "0.9000", "change": "−0.0250"}
+    assert result["Gate"][1] == {
         "": "accuracy",
         "version 3": "pass 0.9250 ≥\N{NO-BREAK SPACE}0.8500",
         "version 4": "pass 0.9000 ≥\N{NO-BREAK SPACE}0.8500",
         "change": "−0.0250",
     }
-    assert "Device" not in found
-    assert "Origin" not in found
+    assert "Device" not in result
+    assert "Origin" not in result
 
 
 def test_a_manifest_of_another_time_has_gaps_and_no_more() -> None:
-    found = sections(pair({"metrics": {"accuracy": 0.98}}, facts()))
-    assert found["Measured"][0]["version 3"] == "0.9800"
-    assert {row["version 3"] for row in found["Gate"]} == {"–"}
-    assert {row["version 3"] for row in found["Recipe"]} == {"–"}
+    result = sections(pair({"metrics": {"accuracy": 0.98}}, facts()))
+    assert result["Measured"][0]["version 3"] == "0.9800"
+    assert {row["version 3"] for row in result["Gate"]} == {"–"}
+    assert {row["version 3"] for row in result["Recipe"]} == {"–"}
 
 
 def test_markdown_and_page_tell_the_images_won_and_lost() -> None:
-    found = pair(facts(), facts())
-    text, html = markdown(found), page(found, example().images).decode()
+    result = pair(facts(), facts())
+    text, html = markdown(result), page(result, example().images).decode()
     assert text.startswith("# mnist: version 3 → version 4\n\nAccuracy −0.0250")
     assert "| lost: only version 3 is right | 40" in text
     assert "Lost images: 39, 38, 37," in text
@@ -71,9 +71,9 @@ def test_without_the_images_the_page_names_them() -> None:
 
 
 def test_other_test_images_are_not_compared() -> None:
-    found = Pair("mnist", 3, 4, facts(), facts())
-    assert "They were not tested on the same images" in markdown(found)
-    assert "Images lost and won" not in page(found, np.zeros((1, 784), np.uint8)).decode()
+    result = Pair("mnist", 3, 4, facts(), facts())
+    assert "They were not tested on the same images" in markdown(result)
+    assert "Images lost and won" not in page(result, np.zeros((1, 784), np.uint8)).decode()
 
 
 def test_the_same_pair_gives_the_same_bytes() -> None:

@@ -255,7 +255,7 @@ def answering(*replies: s3.Reply) -> Iterator[tuple[ObjectStore, list[s3.Request
         (403, "SignatureDoesNotMatch", "Check AWS_SECRET_ACCESS_KEY"),
         (403, "RequestTimeTooSkewed", r"clock is wrong\. Set the clock"),
         (404, "NoSuchBucket", r"the bucket does not exist\. Create it"),
-        (400, "AuthorizationHeaderMalformed", "in another region. Set AWS_REGION"),
+        (400, "AuthorizationHeaderMalformed", "in another region. Set AWS_DEFAULT_REGION"),
         (418, "Teapot", "the server answered 418 .*said the server"),
     ],
 )
