@@ -20,7 +20,7 @@ def preload(settings: Settings) -> None:
         isolated.preload()
         # Not a daemon thread: a process that exits during this import crashes.
         threading.Thread(target=backend.keras).start()
-    with backend.no_collections():
+    with backend.without_garbage_collection():
         importlib.import_module("flows.retrain")
 
 

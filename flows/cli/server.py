@@ -36,7 +36,7 @@ SERVER_SETTINGS = {
     "PREFECT__SERVER_FINAL": "1",
 }
 
-# Without garbage collection until it serves: see `tasks.learning.backend.no_collections`.
+# Without garbage collection until it serves: see `tasks.learning.backend.without_garbage_collection`.
 # The server exits and deletes its folder at the end of its standard input, which also comes if the run is killed.
 SERVER_PROGRAM = """
 import gc, os, shutil, sys, threading

@@ -26,13 +26,13 @@ def keras() -> Any:
         if "keras" not in sys.modules:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each further model in a process
-            with no_collections(), _silenced_standard_error():
+            with without_garbage_collection(), _silenced_standard_error():
                 importlib.import_module("keras")
     return sys.modules["keras"]
 
 
 @contextmanager
-def no_collections() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Turn the garbage collector off during a large import.
 
     Otherwise it scans the growing set of imported objects again and again, frees nothing, and takes a third of the
