@@ -15,7 +15,7 @@ from flows.states import nothing_published, published
 from tasks.caching.steps import Run
 from tasks.download import download
 from tasks.export import export_candidate
-from tasks.judge import collect_facts, find_baselines, judge
+from tasks.judge import find_baselines, judge, report_facts
 from tasks.learning.device import resolve
 from tasks.load_back import load_back_candidate
 from tasks.preprocess import preprocess
@@ -77,7 +77,7 @@ def retrain(
     while receipt is None:  # once, unless another run changes the champion between judging and publishing
         baselines = find_baselines(candidate, capabilities, run)
         decision = judge(candidate, baselines, gate, force_publish, run)
-        facts = collect_facts(candidate, decision, baselines, origin, run)
+        facts = report_facts(candidate, decision, baselines, origin, run)
         reports = report(facts, run)
         recorded = record(prepared.dataset, decision, reports, run)
         if decision.verdict != "publish":

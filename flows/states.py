@@ -29,8 +29,8 @@ def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) 
 
 def nothing_published(decision: Decision, baselines: Baselines, recorded: Record, run: Run) -> State[Outcome]:
     """Completed as Unchanged for weights that are published already; Failed as Rejected if the gate rejects."""
-    if decision.verdict == "no change" and baselines.same:
-        return published(decision, baselines.same, recorded, run)
+    if decision.verdict == "no change" and baselines.same_weights:
+        return published(decision, baselines.same_weights, recorded, run)
     outcome = _outcome("rejected", decision, None, recorded, run)
     message = f"{verdict_line(decision)}. Report: {recorded.report}"
     return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))

@@ -39,12 +39,10 @@ def find_baselines(candidate: Candidate, capabilities: Capabilities, run: Run) -
     return read_baselines(candidate, Registry(run.store, candidate.prepared.dataset, capabilities), reevaluate, run)
 
 
-def collect_facts(
-    candidate: Candidate, decision: Decision, baselines: Baselines, origin: Provenance, run: Run
-) -> Facts:
+def report_facts(candidate: Candidate, decision: Decision, baselines: Baselines, origin: Provenance, run: Run) -> Facts:
     """The content of the report. If nothing changes, it shows the decision with which the model was published."""
-    if decision.verdict == "no change" and baselines.published:
-        decision = baselines.published
+    if decision.verdict == "no change" and baselines.published_decision:
+        decision = baselines.published_decision
     comparison = compare_with_champion(candidate, baselines, run)
     return Facts(candidate=candidate, decision=decision, comparison=comparison, provenance=origin)
 

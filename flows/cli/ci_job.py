@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.errors import RetrainError
-from tasks.report.ci import comment, failed, junit, summary
+from tasks.report.ci import comment, error_summary, junit, summary
 from tasks.report.facts import Document
 from tasks.storage import open_store
 from tasks.values import Outcome
@@ -38,7 +38,7 @@ def write_reports(outcome: Outcome, folder: Path | None) -> None:
 
 def report_error(error: RetrainError) -> None:
     """Append the error of a run that has no verdict to the step summary."""
-    _append_to_summary(failed(str(error)))
+    _append_to_summary(error_summary(str(error)))
 
 
 def job_address(environment: Mapping[str, str]) -> str:

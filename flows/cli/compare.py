@@ -30,7 +30,7 @@ def compare(options: argparse.Namespace) -> int:
     old_facts, new_facts = (registry.manifest(version).facts for version in (old, new))
     pair = version_comparison.Pair(registry.model, old, new, old_facts, new_facts, _comparison(registry, old, new))
     if options.html:
-        _write_page(options.html, version_comparison.page(pair, _test_images(registry, store, new)))
+        _write_page(options.html, version_comparison.html(pair, _test_images(registry, store, new)))
     print(version_comparison.markdown(pair), end="")
     return 0
 

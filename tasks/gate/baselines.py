@@ -49,17 +49,17 @@ class Baseline(Value):
 class Baselines(Value):
     """What the candidate is compared with, and the state of the registry at that moment.
 
-    `publish_id` identifies the champion: a publish requires it to be unchanged. `same` is the version that already has
-    the candidate's weights, `remark` names it, and `published` is the decision with which it was published, None if
-    that was on another test set.
+    `publish_id` identifies the champion: a publish requires it to be unchanged. `same_weights` is the version that
+    already has the candidate's weights, `remark` names it, and `published_decision` is the decision with which it was
+    published, None if that was on another test set.
     """
 
     champion: Baseline | None = None
     reference: Baseline | None = None
     publish_id: str | None = None
-    same: Receipt | None = None
+    same_weights: Receipt | None = None
     remark: str = ""
-    published: Decision | None = None
+    published_decision: Decision | None = None
 
 
 def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevaluate, run: Run) -> Baselines:
@@ -88,7 +88,7 @@ def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevalu
         remark += f", and version {pointer.version} was put back in its place"
     receipt = registry.receipt(same.version, pointer, new=False)
     published = _decision(same) if _test_set(same) == lookup.test_set else None
-    return baselines.model_copy(update={"same": receipt, "remark": remark, "published": published})
+    return baselines.model_copy(update={"same_weights": receipt, "remark": remark, "published_decision": published})
 
 
 def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) -> Comparison | None:
@@ -96,8 +96,8 @@ def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) 
 
     For weights that are published already: the comparison in the report that they were published with.
     """
-    if baselines.same:
-        return _published_comparison(baselines.same, run) if baselines.published else None
+    if baselines.same_weights:
+        return _published_comparison(baselines.same_weights, run) if baselines.published_decision else None
     champion = baselines.champion
     if champion is None or champion.predictions is None:
         return None

@@ -10,8 +10,8 @@ import re
 from xml.etree import ElementTree
 
 from tasks.report.facts import Document
-from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, headline
-from tasks.report.markdown import comparison_section, markdown, plain, table
+from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, headline, plain, table
+from tasks.report.markdown import comparison_section, markdown
 from tasks.values import Check
 
 # Characters that XML 1.0 excludes, escaped or not.
@@ -83,7 +83,7 @@ def summary(document: Document) -> str:
     return "\n\n".join([*_head(document), *_changes(document), times, folded]) + "\n"
 
 
-def failed(error: str) -> str:
+def error_summary(error: str) -> str:
     """Markdown for GitHub's step summary of a run that ended with an error instead of a verdict."""
     return f"## 💥 retrain failed\n\n{plain(error)}\n"
 

@@ -5,7 +5,8 @@ Pure; called by the other modules of this folder, the flow and the command line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tasks.gate.comparison import Comparison
@@ -14,6 +15,9 @@ from tasks.gate.paired import loss_bounds, mcnemar
 from tasks.report.calibration import Calibration
 from tasks.report.facts import Document
 from tasks.values import Check, Decision, Epoch, Export, Spread, StepRun
+
+# Characters that Markdown could take for markup, HTML or the end of a table's cell.
+MARKUP = re.compile(r"([\\|<\[\]`*])")
 
 
 class Names(NamedTuple):
@@ -277,3 +281,20 @@ def _onnx_rows(exported: Export) -> list[tuple[str, str]]:
 def step_rows(steps: Sequence[StepRun]) -> list[dict[str, str]]:
     """The time of each step of a run, and why it ran or was reused: the artifact `steps` on the run's page."""
     return [{"step": step.name, "time": duration(step.seconds), "why": step.reason} for step in steps]
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table whose columns line up in a terminal."""
+    lines = [list(rows[0]), *([plain(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    head, *body = (_row(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join([head, _row("-" * width for width in widths), *body])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(text: str) -> str:
+    """Escape a text, on one line, so that Markdown takes nothing in it for markup."""
+    return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -6,8 +6,7 @@ Pure; called when a report is rendered, and by the other forms that are Markdown
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 from tasks.gate.comparison import Comparison
 from tasks.report.facts import Document
@@ -22,15 +21,14 @@ from tasks.report.formatting import (
     epoch_rows,
     gate_rows,
     headline,
+    plain,
     provenance_rows,
     seed_rows,
     spread_line,
+    table,
     verdict_line,
 )
 from tasks.values import Spread
-
-# Characters that Markdown could take for markup, HTML or the end of a table's cell.
-MARKUP = re.compile(r"([\\|<\[\]`*])")
 
 
 def markdown(document: Document) -> str:
@@ -75,20 +73,3 @@ def comparison_section(comparison: Comparison) -> str:
 
 def _seeds(spread: Spread | None) -> list[str]:
     return [f"## Seeds\n\n{spread_line(spread)}\n\n{table(seed_rows(spread))}"] if spread else []
-
-
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table whose columns line up in a terminal."""
-    lines = [list(rows[0]), *([plain(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    head, *body = (_row(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join([head, _row("-" * width for width in widths), *body])
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def plain(text: str) -> str:
-    """Escape a text, on one line, so that Markdown takes nothing in it for markup."""
-    return MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -15,10 +15,12 @@ from tasks.report.formatting import (
     calibration_sentence,
     class_rows,
     gate_rows,
+    plain,
     provenance_rows,
+    table,
     verdict_line,
 )
-from tasks.report.markdown import comparison_section, plain, table
+from tasks.report.markdown import comparison_section
 
 
 class Source(NamedTuple):

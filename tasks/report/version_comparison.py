@@ -19,10 +19,11 @@ from tasks.report.formatting import (
     comparison_sentence,
     gate_row,
     number,
+    plain,
     signed,
+    table,
 )
 from tasks.report.html import comparison_context, render_template
-from tasks.report.markdown import plain, table
 from tasks.values import Check
 
 Rows = list[dict[str, str]]
@@ -94,7 +95,7 @@ def markdown(pair: Pair) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def page(pair: Pair, images: Bytes | None) -> bytes:
+def html(pair: Pair, images: Bytes | None) -> bytes:
     """The difference as one HTML file, UTF-8, that needs no other.
 
     Args:

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tasks.publish import manifest_facts
-from tasks.report.version_comparison import Pair, page
+from tasks.report.version_comparison import Pair, html
 from tests.tasks.report.examples import example, with_champion
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -25,7 +25,7 @@ def difference() -> bytes:
     sample = with_champion(wrong=300, champion_wrong=200)
     old, new = manifest_facts(example(200, epochs=9).facts), manifest_facts(sample.facts)
     pair = Pair("mnist", 1, 2, old | {"data": {"train": "0" * 64}}, new, sample.facts.comparison)
-    return page(pair, sample.images)
+    return html(pair, sample.images)
 
 
 PAGES: dict[str, Callable[[], bytes]] = {

@@ -16,7 +16,7 @@ from tasks.data import idx
 from tasks.data.arrays import from_npz, to_npz
 from tasks.data.datasets import DATASETS
 from tasks.errors import ChampionMoved, GateRejected
-from tasks.judge import collect_facts
+from tasks.judge import report_facts
 from tasks.publish import ROUNDS
 from tasks.registry import Registry
 from tasks.settings import Data, Gate, Recipe
@@ -232,12 +232,12 @@ def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     waiting: list[Any] = []
 
     def collect(candidate: Any, *arguments: Any) -> Any:
-        facts = collect_facts(candidate, *arguments)
+        facts = report_facts(candidate, *arguments)
         if waiting:
             waiting.pop(0)(candidate, arguments[-1])
         return facts
 
-    monkeypatch.setattr("flows.retrain.collect_facts", collect)
+    monkeypatch.setattr("flows.retrain.report_facts", collect)
     return waiting
 
 

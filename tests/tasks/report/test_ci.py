@@ -88,4 +88,4 @@ def test_the_step_summary_holds_the_whole_report(document: Document) -> None:
 
 
 def test_an_error_is_no_markup() -> None:
-    assert ci.failed("cannot <script>\n# x").splitlines()[-1] == "cannot \\<script> # x"
+    assert ci.error_summary("cannot <script>\n# x").splitlines()[-1] == "cannot \\<script> # x"

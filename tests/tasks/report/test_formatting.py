@@ -82,14 +82,14 @@ def test_a_gauge_shows_value_and_limit_in_their_order(value: float, limit: float
 @given(st.text())
 def test_hostile_text_breaks_no_table(text: str) -> None:
     row = check(0.9, 0.97).model_copy(update={"sentence": text})
-    result = markdown.table(formatting.gate_rows(decision(row)))
+    result = formatting.table(formatting.gate_rows(decision(row)))
     assert columns(result) == {6}
     assert len(result.splitlines()) == 3
 
 
 @given(st.text())
 def test_hostile_text_is_no_markup(text: str) -> None:
-    result = markdown.plain(text)
+    result = formatting.plain(text)
     unescaped = result.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
     assert not set("<[`") & set(unescaped)
     assert len(result.splitlines()) <= 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.gate.comparison import compare
 from tasks.publish import manifest_facts
-from tasks.report.version_comparison import Pair, markdown, page, sections
+from tasks.report.version_comparison import Pair, html, markdown, sections
 from tests.tasks.report.examples import example, with_champion
 
 
@@ -54,27 +54,27 @@ def test_a_manifest_of_another_time_has_gaps_and_no_more() -> None:
 
 def test_markdown_and_page_tell_the_images_won_and_lost() -> None:
     result = pair(facts(), facts())
-    text, html = markdown(result), page(result, example().images).decode()
+    text, page = markdown(result), html(result, example().images).decode()
     assert text.startswith("# mnist: version 3 → version 4\n\nAccuracy −0.0250")
     assert "| lost: only version 3 is right | 40" in text
     assert "Lost images: 39, 38, 37," in text
     assert "Won images: 399, 398," in text
-    assert html.count("data:image/png;base64,") == 40
-    assert "what version 4 takes it for" in html
-    assert "champion" not in text + html
+    assert page.count("data:image/png;base64,") == 40
+    assert "what version 4 takes it for" in page
+    assert "champion" not in text + page
 
 
 def test_without_the_images_the_page_names_them() -> None:
-    html = page(pair(facts(), facts()), None).decode()
-    assert "data:image/png" not in html
-    assert "<small>image 39</small>" in html
+    page = html(pair(facts(), facts()), None).decode()
+    assert "data:image/png" not in page
+    assert "<small>image 39</small>" in page
 
 
 def test_other_test_images_are_not_compared() -> None:
     result = Pair("mnist", 3, 4, facts(), facts())
     assert "They were not tested on the same images" in markdown(result)
-    assert "Images lost and won" not in page(result, np.zeros((1, 784), np.uint8)).decode()
+    assert "Images lost and won" not in html(result, np.zeros((1, 784), np.uint8)).decode()
 
 
 def test_the_same_pair_gives_the_same_bytes() -> None:
-    assert page(pair(facts(), facts(30)), None) == page(pair(facts(), facts(30)), None)
+    assert html(pair(facts(), facts(30)), None) == html(pair(facts(), facts(30)), None)
