@@ -1,1 +1,1 @@
-"""The cache: what a result depends on (`keys`), where it is kept (`results`), the `@step` that uses both (`steps`)."""
+"""The cache: its keys (`keys`), its results in the store (`results`), and the `@step` that uses both (`steps`)."""

@@ -1,8 +1,8 @@
-"""What the cache holds, and what of it is old: results, the artifacts they name, checkpoints. No Prefect.
+"""Lists the cache and its old entries: results, the artifacts in them, checkpoints. No Prefect.
 
     cache/results/<step>/<key>.json    a result: when, where and why it was computed, and its value
-    cache/objects/<sha256>             an artifact that results name
-    checkpoints/<step>/<key>/…         a training that is not finished
+    cache/objects/<sha256>             an artifact that results contain
+    checkpoints/<step>/<key>/…         a checkpoint of an unfinished training
 
 Called by `retrain cache`, and by `tasks.caching.results`, which writes the results.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.storage import ObjectStore
-from tasks.storage.artifacts import OBJECTS, named
+from tasks.storage.artifacts import OBJECTS, artifacts_in
 from tasks.storage.objects import Entry
 from tasks.storage.verified import fetch_sealed
 
@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints/"
 
 
 class CacheItem(NamedTuple):
-    """One result, or one checkpoint, with the objects that it consists of."""
+    """One result with its artifacts, or one checkpoint. `objects[0]` is its own object."""
 
     step: str
     what: str
@@ -34,41 +34,41 @@ class CacheItem(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes; an artifact that two results name counts for each."""
+        """Bytes; an artifact of two results counts for each."""
         return sum(entry.size for entry in self.objects)
 
 
 def cache_items(store: ObjectStore) -> list[CacheItem]:
     """All results and checkpoints, the newest first."""
     objects = {entry.key: entry for entry in store.list(OBJECTS)}
-    found = [_result(store, entry, objects) for entry in store.list(RESULTS)]
-    found += [
+    items = [_result(store, entry, objects) for entry in store.list(RESULTS)]
+    items += [
         CacheItem(entry.key.split("/")[1], "checkpoint", entry.modified, (entry,)) for entry in store.list(CHECKPOINTS)
     ]
-    return sorted(found, key=lambda each: each.made, reverse=True)
+    return sorted(items, key=lambda item: item.made, reverse=True)
 
 
 def removable(store: ObjectStore, before: datetime) -> list[Entry]:
-    """What was made before a moment and is named by no younger result, in the order in which to remove it.
+    """Objects older than `before` that no newer result uses, in the order in which to remove them.
 
-    Results go before the artifacts they name, so that a removal that stops halfway leaves no result without them. A
-    run that found a result just before it went makes it again: see `tasks.caching.steps`.
+    Results precede their artifacts, so that an interrupted removal leaves no result without its artifacts. A run that
+    has just read a removed result computes it again: see `tasks.caching.steps`.
     """
-    found = cache_items(store)
-    old = [each.objects[0] for each in found if each.made < before]
-    needed = {entry.key for each in found if each.made >= before for entry in each.objects}
+    items = cache_items(store)
+    old = [item.objects[0] for item in items if item.made < before]
+    needed = {entry.key for item in items if item.made >= before for entry in item.objects}
     artifacts = (entry for entry in store.list(OBJECTS) if entry.modified < before and entry.key not in needed)
     return [*old, *artifacts]
 
 
 def is_cached(store: ObjectStore, key: str) -> bool:
-    """Whether the result of a key is there."""
+    """Whether the store has a result under this key ("train/<sha256>"); its bytes are not checked."""
     return any(entry.key == f"{RESULTS}{key}.json" for entry in store.list(f"{RESULTS}{key}"))
 
 
-def objects_of(found: Iterable[CacheItem]) -> set[Entry]:
-    """Every object once."""
-    return {entry for each in found for entry in each.objects}
+def objects_of(items: Iterable[CacheItem]) -> set[Entry]:
+    """All objects of the items, without duplicates."""
+    return {entry for item in items for entry in item.objects}
 
 
 def value_of(content: bytes) -> Any:
@@ -79,9 +79,9 @@ def value_of(content: bytes) -> Any:
 def _result(store: ObjectStore, entry: Entry, objects: dict[str, Entry]) -> CacheItem:
     step = entry.key.removeprefix(RESULTS).partition("/")[0]
     try:
-        artifacts = {artifact.sha256 for artifact in named(value_of(fetch_sealed(store, entry.key)))}
+        artifacts = {artifact.sha256 for artifact in artifacts_in(value_of(fetch_sealed(store, entry.key)))}
     except (ArtifactError, KeyMissing):
         return CacheItem(step, "damaged", entry.modified, (entry,))
-    there = [objects[key] for sha256 in sorted(artifacts) if (key := f"{OBJECTS}{sha256}") in objects]
-    lost = len(artifacts) - len(there)
-    return CacheItem(step, f"{lost} artifacts lost" if lost else "result", entry.modified, (entry, *there))
+    present = [objects[key] for sha256 in sorted(artifacts) if (key := f"{OBJECTS}{sha256}") in objects]
+    lost = len(artifacts) - len(present)
+    return CacheItem(step, f"{lost} artifacts lost" if lost else "result", entry.modified, (entry, *present))

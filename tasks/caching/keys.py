@@ -1,9 +1,9 @@
-"""Cache keys: what a step's result depends on, and nothing else.
+"""Cache keys: everything that a step's result depends on, and nothing else.
 
 A key is the SHA-256 of a small JSON document: the step's name, its inputs, the source of its module and of every
-project module that one imports (transitively), the versions of the numeric packages it uses. The same work gives the
+project module that it imports (transitively), the versions of the numeric packages it uses. The same work gives the
 same key in any process on any machine; an edit to a helper changes the keys of exactly the steps that import it.
-Pure: called by `tasks.caching.steps` alone, imports neither Prefect nor TensorFlow.
+Called by `tasks.caching.steps`; others use `canonical` and `installed`. Imports neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ PLUMBING = (
 DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors", "tasks.gate.candidate", "tasks.learning.plan")
 
 
-# One code under two names: a machine without a GPU finds what one with a GPU has trained.
+# Builds of one package under two names: a machine without a GPU reuses what one with a GPU has trained.
 BUILDS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 
 
 def key_document(step: str, module: str, inputs: Mapping[str, Any], packages: Iterable[str]) -> dict[str, Any]:
-    """What the key of `step` is the digest of: {"step", "inputs", "code", "packages"}.
+    """The document whose digest is the key of `step`: {"step", "inputs", "code", "packages"}.
 
     Args:
         step: The step's name.
@@ -62,12 +62,12 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """One spelling of a JSON value: sorted keys, no spaces, ASCII. Raises ValueError on NaN and infinity."""
+    """The canonical JSON of a value: sorted keys, no spaces, ASCII. Raises ValueError on NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def plain(value: Any) -> Any:
-    """A value as plain JSON types. Raises TypeError for what has no canonical form (an array, a model, a client)."""
+    """A value as plain JSON types. Raises TypeError for an array, a model, a client or the like."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
@@ -80,7 +80,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """In words, what changed between two key documents: "learning_rate 0.001 → 0.002", "code tasks.train changed"."""
+    """The changes between two key documents, as text: "learning_rate 0.001 → 0.002", "code tasks.train changed"."""
     inputs = _input_differences(old.get("inputs", {}), new["inputs"])
     code = [f"code {name} changed" for name in _changed(old.get("code", {}), new["code"])]
     packages = [
@@ -101,7 +101,7 @@ def _input_differences(old: Any, new: Any, name: str = "") -> list[str]:
         if "sha256" in new:
             return [f"{name} changed"]
         return [line for key in sorted({*old, *new}) for line in _input_differences(old.get(key), new.get(key), key)]
-    if isinstance(old, dict | list) or isinstance(new, dict | list):  # too long to be read
+    if isinstance(old, dict | list) or isinstance(new, dict | list):  # too long for a log line
         return [f"{name} changed"]
     return [f"{name} {_short(old)} → {_short(new)}"]
 
@@ -121,15 +121,15 @@ def installed(distribution: str) -> str | None:
 
 def closure(module: str) -> set[str]:
     """The project's modules that `module` imports, directly or not, and itself; imports inside functions count too."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name in found or _is_exempt(name):
+    modules: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name in modules or _is_exempt(name):
             continue
-        found.add(name)
-        waiting.extend(_imports(name))
-    return found
+        modules.add(name)
+        pending.extend(_imports(name))
+    return modules
 
 
 def _is_exempt(module: str) -> bool:
@@ -165,9 +165,9 @@ def _is_project(module: str) -> bool:
 
 @cache
 def _source_path(module: str) -> Path | None:
-    """Where a project module's source lies; found by name alone, as importing it would run it."""
-    place = ROOT.joinpath(*module.split("."))
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    """The source file of a project module, from its name alone: an import would run it."""
+    base = ROOT.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def _is_package(module: str) -> bool:
@@ -185,14 +185,14 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def source_digest(module: str) -> str:
-    """SHA-256 of a module's syntax tree without docstrings: blind to comments, layout, line numbers and paths."""
+    """SHA-256 of a module's syntax tree without docstrings: independent of comments, layout, line numbers and paths."""
     tree = _tree(module)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(
             node
         ):
             node.body = node.body[1:]
-    # The dump differs between Python versions; so may results, and a key may then only miss, never lie.
+    # The dump differs between Python versions: then a result is computed again, never reused wrongly.
     digest = hashlib.sha256(ast.dump(tree).encode())
     for path in _data_files(module):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -200,7 +200,7 @@ def source_digest(module: str) -> str:
 
 
 def _data_files(module: str) -> list[Path]:
-    """Templates and the like beside a package's modules are code too; its README is not."""
+    """Templates and the like beside a package's modules, which count as code; its README does not."""
     path = _source_path(module)
     if path is None or path.name != "__init__.py":
         return []

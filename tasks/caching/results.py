@@ -1,7 +1,7 @@
 """Where Prefect keeps task results: in the run's own store, as JSON, under `cache/results/`.
 
-A result is believed only if its own bytes, and those of every artifact that it names, are what they were; otherwise it
-counts as not cached, which makes Prefect compute it anew and so heals the store.
+A result is reused only if its own bytes and those of all its artifacts are intact. Otherwise it counts as not cached:
+Prefect runs the step again, which repairs the store. Called by `tasks.caching.steps`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import PrivateAttr
 from tasks.caching.inventory import RESULTS, value_of
 from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.storage import Artifacts, ObjectStore
-from tasks.storage.artifacts import named
+from tasks.storage.artifacts import artifacts_in
 from tasks.storage.verified import fetch_sealed, sealed
 
 LOG = logging.getLogger("retrain")
@@ -31,15 +31,15 @@ class ResultFiles(WritableFileSystem):
     @classmethod
     def of(cls, store: ObjectStore, artifacts: Artifacts) -> ResultFiles:
         """The results of one store. (A block's constructor takes only fields that a server could keep.)"""
-        made = cls()
-        made._store, made._artifacts = store, artifacts
-        return made
+        files = cls()
+        files._store, files._artifacts = store, artifacts
+        return files
 
     def read_path(self, path: str, _sync: bool | None = None) -> bytes:  # type: ignore[override]
-        """Read a result that is intact, and so are its artifacts. To Prefect, whatever this raises is a miss."""
+        """Read a result; raise unless it and its artifacts are intact. Prefect treats any error as a cache miss."""
         try:
             content = fetch_sealed(self._store, _key(path))
-            for artifact in named(value_of(content)):
+            for artifact in artifacts_in(value_of(content)):
                 self._artifacts.verify(artifact)
         except KeyMissing:
             raise
@@ -49,9 +49,9 @@ class ResultFiles(WritableFileSystem):
         return content
 
     def write_path(self, path: str, content: bytes, _sync: bool | None = None) -> None:  # type: ignore[override]
-        """Write a result. Prefect hides what this raises and goes on with nothing cached, so it is said here."""
+        """Write a result. Prefect hides an error raised here and goes on without a cached result, so log it."""
         if "/" not in path.strip("/"):
-            return  # a failure, under a name that nobody looks up; what it was stands in the run's state and log
+            return  # a failed run's result, which nothing reads; the run's state and log have the error
         try:
             self._store.put(_key(path), sealed(content))
         except StoreError as error:

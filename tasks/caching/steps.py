@@ -4,9 +4,9 @@
     def double(number: Number, run: Run) -> Number: ...
 
 A step takes values and returns one value; its last argument is the `Run` it belongs to, which is no part of its key.
-A result is found again by any run, on any machine, that opens the same store: see `tasks.caching.keys` for what the
-key holds and `tasks.caching.results` for how a result is kept. Each step says in one line why it ran or did not.
-Should an artifact be lost between two steps, the step that made it runs again, and then the one that needs it.
+Any run, on any machine, that opens the same store reuses a result: `tasks.caching.keys` has the parts of the key,
+`tasks.caching.results` stores the results. Each step reports in one line why it ran or was reused. If an artifact is
+lost between two steps, the step that produced it runs again, and then the one that needs it.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from tasks.caching.results import ResultFiles
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.settings import home
 from tasks.storage import Artifacts, open_store
-from tasks.storage.artifacts import named
+from tasks.storage.artifacts import artifacts_in
 from tasks.values import StepRun, Value
 
 P = ParamSpec("P")
 V = TypeVar("V", bound=Value)
 
-# How many of the changes that make a step run are named.
-MOST_CHANGES = 5
+# The most changes that the reason for a step's run lists.
+MAX_CHANGES = 5
 
-# Whatever the project logs inside a run shows on its page too.
+# Prefect's interface shows the project's log lines with the run too.
 LOG = logging.getLogger("retrain")
 LOG.setLevel(logging.INFO)
 LOG.addHandler(APILogHandler())
@@ -53,25 +53,25 @@ LOG.addHandler(APILogHandler())
 
 @dataclass
 class Run:
-    """One execution of the job: the store that it works in, what to compute anew, and how each step went.
+    """One execution of the job: its store, the steps to compute again, and the record of each step.
 
     Args:
         id: Names the run's records in the store.
-        url: The store, as `open_store` takes it. Raises UsageError or StoreError where it cannot be opened.
-        refresh: The steps to compute anew.
-        steps: How each step went, in their order.
-        makers: For each artifact of this run, by its SHA-256, the call of the step that made it.
-        computed: What each cached step took, where it was computed, by its key.
-        submitted: Runs that were started elsewhere before the step's turn comes: their ids, by the step's own input.
-        resumes: Whether a step that is computed anew goes on from what is kept of its progress: in a run that does
-            one step for another run, which has removed what was older.
+        url: The store, as `open_store` takes it. Raises UsageError or StoreError if it cannot be opened.
+        refresh: The steps to compute again.
+        steps: The record of each step, in the order of execution.
+        producers: By the SHA-256 of each artifact of this run, the call of the step that produced it.
+        computed: By the key of each cached step, the seconds that its computation took.
+        submitted: Ids of runs that were started elsewhere in advance, by the input of their step.
+        resumes: Whether a refreshed step may resume from its checkpoints: true in a run that does one step for another
+            run, which has deleted older checkpoints.
     """
 
     id: str
     url: str
     refresh: Collection[str] = ()
     steps: list[StepRun] = field(default_factory=list)
-    makers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    producers: dict[str, Callable[[], object]] = field(default_factory=dict)
     computed: dict[str, float] = field(default_factory=dict)
     submitted: dict[Any, Any] = field(default_factory=dict)
     resumes: bool = False
@@ -82,11 +82,11 @@ class Run:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What each cached step took, all its calls together, where they were computed: the same wherever reused."""
-        found: dict[str, list[float]] = {}
+        """Seconds that each cached step took to compute, all its calls together; the same if it was reused."""
+        times: dict[str, list[float]] = {}
         for key, seconds in self.computed.items():
-            found.setdefault(key.partition("/")[0], []).append(seconds)
-        return {name: round(math.fsum(seconds), 3) for name, seconds in found.items()}
+            times.setdefault(key.partition("/")[0], []).append(seconds)
+        return {name: round(math.fsum(seconds), 3) for name, seconds in times.items()}
 
 
 def step(
@@ -104,8 +104,8 @@ def step(
         packages: Distributions whose version may change the result, for the key.
         not_in_key: Arguments that cannot change the result and stay out of the key.
         cached: False for a step that must run every time.
-        checkpoints: True for a step that keeps its progress under its key; it is removed once the result is kept.
-        run_elsewhere: Called before the function, with its arguments; says whether another run did the step and kept
+        checkpoints: True for a step that saves checkpoints under its key; they are deleted once the result is cached.
+        run_elsewhere: Called before the function, with its arguments; true if another run did the step and cached
             its result.
         options: Prefect's own task options (retries, timeout_seconds, tags).
     """
@@ -121,7 +121,7 @@ def step(
 
 
 class Step(Generic[P, V]):
-    """What `step` makes of a function: call it as before, inside a flow."""
+    """A function as a step; called like the function, inside a flow."""
 
     def __init__(
         self,
@@ -160,42 +160,42 @@ class Step(Generic[P, V]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> V:
         """The step's value, computed or reused; raises what the function raises."""
-        makers, mended = self._run(*args, **kwargs).makers, set()
+        producers, recomputed = self._run(*args, **kwargs).producers, set()
         while True:
             try:
                 return self._value.model_validate(self._call(*args, **kwargs)["value"])
             except ArtifactError as error:
                 # The cache may be cleared, or expire, while a run is at work.
-                if error.sha256 not in makers or error.sha256 in mended:
+                if error.sha256 not in producers or error.sha256 in recomputed:
                     raise
-                LOG.warning("%s: what it needs was lost meanwhile and is made again: %s", self.name, error)
-                mended.add(error.sha256)
-                makers[error.sha256]()
+                LOG.warning("%s: an input was lost and is computed again: %s", self.name, error)
+                recomputed.add(error.sha256)
+                producers[error.sha256]()
 
     def _call(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = self._run(*args, **kwargs)
         refresh = self.cached and self.name in run.refresh
         if self._checkpoints and refresh and not run.resumes:
-            self._forget(run, self.key(*args, **kwargs))
+            self._delete_checkpoints(run, self.key(*args, **kwargs))
         task = self._task.with_options(refresh_cache=refresh)
-        # A block that is saved on no server: Prefect's constructor insists on a saved one, its engine does not.
+        # An unsaved block: Prefect's constructor requires a saved one, its engine does not.
         task.result_storage = ResultFiles.of(run.store, run.artifacts)
         start = time.perf_counter()
-        # Unseen by Prefect, which would draw an arrow from every step before to every step after.
-        given = self._signature.bind(*args, **kwargs).arguments | {"run": quote(run)}
-        state: State[dict[str, Any]] = cast(Any, task)(return_state=True, **given)
-        made: Any = state.result()
+        # Quoted, as Prefect would otherwise draw an edge from every earlier step to every later one.
+        arguments = self._signature.bind(*args, **kwargs).arguments | {"run": quote(run)}
+        state: State[dict[str, Any]] = cast(Any, task)(return_state=True, **arguments)
+        record: Any = state.result()
         reused = state.name == "Cached"
-        run.steps.append(self._journal(made, reused, time.perf_counter() - start))
+        run.steps.append(self._step_run(record, reused, time.perf_counter() - start))
         if self.cached:
-            run.computed[self.key(*args, **kwargs)] = made["seconds"]
-        run.makers |= {artifact.sha256: partial(self, *args, **kwargs) for artifact in named(made["value"])}
+            run.computed[self.key(*args, **kwargs)] = record["seconds"]
+        run.producers |= {artifact.sha256: partial(self, *args, **kwargs) for artifact in artifacts_in(record["value"])}
         if self._checkpoints and not reused and is_cached(run.store, key := self.key(*args, **kwargs)):
-            self._forget(run, key)
-        return cast(dict[str, Any], made)
+            self._delete_checkpoints(run, key)
+        return cast(dict[str, Any], record)
 
     @staticmethod
-    def _forget(run: Run, key: str) -> None:
+    def _delete_checkpoints(run: Run, key: str) -> None:
         for entry in run.store.list(f"{CHECKPOINTS}{key}/"):
             run.store.delete(entry.key)
 
@@ -204,13 +204,13 @@ class Step(Generic[P, V]):
         return f"{self.name}/{key_of(self.document(*args, **kwargs))}"
 
     def document(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What the key of this call is the digest of."""
-        given = self._signature.bind(*args, **kwargs).arguments
-        inputs = {name: value for name, value in given.items() if name not in self._not_in_key}
+        """The document whose digest is the key of this call."""
+        arguments = self._signature.bind(*args, **kwargs).arguments
+        inputs = {name: value for name, value in arguments.items() if name not in self._not_in_key}
         return key_document(self.name, self._function.__module__, inputs, self._packages)
 
     def _compute(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """Call the function, and note when, where and how long."""
+        """Call the function, and record when, where and for how long."""
         run, document = self._run(*args, **kwargs), self.document(*args, **kwargs)
         why = _why(run, self.name, document) if self.cached else "always runs"
         if self.cached:
@@ -222,18 +222,18 @@ class Step(Generic[P, V]):
         value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)
         if self.cached:
-            run.store.put(_last(self.name), canonical(document))
-        made = {"value": value.model_dump(mode="json"), "seconds": seconds}
-        return made | {"at": _now(), "worker": platform.node(), "why": why}
+            run.store.put(_last_document(self.name), canonical(document))
+        record = {"value": value.model_dump(mode="json"), "seconds": seconds}
+        return record | {"at": _now(), "worker": platform.node(), "why": why}
 
     def _run(self, *args: P.args, **kwargs: P.kwargs) -> Run:
         return cast(Run, self._signature.bind(*args, **kwargs).arguments["run"])
 
-    def _journal(self, made: Mapping[str, Any], reused: bool, seconds: float) -> StepRun:
-        reason = f"reused, computed {_ago(made['at'])} on {made['worker']}" if reused else made["why"]
+    def _step_run(self, record: Mapping[str, Any], reused: bool, seconds: float) -> StepRun:
+        reason = f"reused, computed {_ago(record['at'])} on {record['worker']}" if reused else record["why"]
         if reused:
             LOG.info("%s: %s", self.name, reason)
-        computed = made["seconds"] if self.cached else None
+        computed = record["seconds"] if self.cached else None
         return StepRun(name=self.name, cached=reused, reason=reason, seconds=round(seconds, 3), computed=computed)
 
 
@@ -252,25 +252,25 @@ class StepKey(CachePolicy):
         return self._key(**inputs)
 
 
-def _last(name: str) -> str:
+def _last_document(name: str) -> str:
     return f"cache/last/{name}.json"
 
 
 def _why(run: Run, name: str, document: Mapping[str, Any]) -> str:
-    """Why a step has to run: against the last time that it ran in this store."""
+    """Why a step has to run, compared with its last run in this store."""
     if name in run.refresh:
         return "a refresh was asked for"
     try:
-        last = json.loads(run.store.get(_last(name)).data)
+        last = json.loads(run.store.get(_last_document(name)).data)
     except KeyMissing:
         return "for the first time in this store"
-    return _in_short(differences(last, document)) or "its cached result is gone or damaged"
+    return _first_changes(differences(last, document)) or "its cached result is gone or damaged"
 
 
-def _in_short(changes: list[str]) -> str:
-    """The first of them: a report depends on all that a run has found."""
-    more = len(changes) - MOST_CHANGES
-    return ", ".join(changes[:MOST_CHANGES]) + (f", and {more} more" if more > 0 else "")
+def _first_changes(changes: list[str]) -> str:
+    """The first changes and how many follow: a step like the report has many inputs."""
+    more = len(changes) - MAX_CHANGES
+    return ", ".join(changes[:MAX_CHANGES]) + (f", and {more} more" if more > 0 else "")
 
 
 def _now() -> str:

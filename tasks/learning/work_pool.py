@@ -27,7 +27,7 @@ from tasks.caching.steps import Run
 from tasks.errors import DispatchError, TrainingCrashed
 from tasks.learning.plan import TrainingPlan
 from tasks.settings import Recipe, TrainOn
-from tasks.storage.artifacts import named
+from tasks.storage.artifacts import artifacts_in
 
 LOG = logging.getLogger("retrain.train")
 
@@ -64,7 +64,7 @@ def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
         LOG.info("train: handed to the work pool %s as the run %r", POOL, child.name)
         state = _wait_or_cancel(client, child)
     if not state.is_completed():
-        for artifact in named(parameters):  # ArtifactError for a lost one: its step then computes it again
+        for artifact in artifacts_in(parameters):  # ArtifactError for a lost one: its step then computes it again
             run.artifacts.verify(artifact)
         raise _failed(child, state)
     return True

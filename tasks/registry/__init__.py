@@ -1,6 +1,6 @@
 """The registry: immutable versions of a model, which of them is the champion, and the history of champions.
 
-Imports neither Prefect nor TensorFlow, so that an application can use it to load the champion.
+May import neither Prefect nor TensorFlow, so that an application can use it to load the champion.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The JSON files of a registry: manifests, pointers (the champion's, and those of the history), and the pin.
 
-Each carries the SHA-256 of what it says, and is read back only as exactly the bytes that `encode` makes of it: with one
-byte changed it is refused. Called by the registry alone.
+Each file carries the SHA-256 of its own content. `parse` accepts only the exact bytes that `encode` returns for the
+value, so that it refuses a file with one byte changed. The registry writes and reads these files; the gate and the
+command line use the types. May import neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from tasks.values import Sha256, Value
 
 T = TypeVar("T", bound=Value)
 
-ENTRY = re.compile(r"(\d{8,})-v(\d+)-([0-9a-f]{32})\.json")
+ENTRY_NAME = re.compile(r"(\d{8,})-v(\d+)-([0-9a-f]{32})\.json")
 
-# How the entries of a history are ordered: generation, version, publish id. Two writers may have made one generation.
+# The order of history entries: generation, version, publish id. Two writers may have written one generation.
 Rank = tuple[int, int, str]
 
 
 class File(Value):
-    """One file of a version: its path below the version, bytes, and SHA-256."""
+    """One file of a version: its path below the version, its size in bytes, and its SHA-256."""
 
-    path: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*$")]  # never out of its folder
+    path: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*$")]  # cannot leave its folder
     size: int
     sha256: Sha256
 
 
 class Manifest(Value):
-    """A complete version. `identity` names its content; `facts` tell what it was made of and how it was judged."""
+    """A complete version: `identity` is that of its content; `facts` holds its data, code, metrics and decision."""
 
     version: int
     identity: Sha256
@@ -48,17 +49,18 @@ class Manifest(Value):
     facts: dict[str, Any]
 
     @model_validator(mode="after")
-    def _names_its_content(self) -> Self:
+    def _check_identity(self) -> Self:
         if self.identity != identity({file.path: file.sha256 for file in self.files}):
-            raise ValueError("its identity is not that of its files")
+            raise ValueError("the identity does not match the files")
         return self
 
 
 class Pointer(Value):
     """Which version is the champion, since when and why.
 
-    `identity` is the content's, `generation` counts the moves, `publish_id` names this one, `previous` was the champion
-    before, `decides` tells who has the last word: this pointer, or the newest entry of the history.
+    `identity` is that of the version's content. `generation` counts the moves from 1, and `publish_id` identifies this
+    move. `previous` is the number of the champion before. `decides` says what makes a version the champion: this
+    pointer, or the newest entry of the history.
     """
 
     version: int
@@ -72,17 +74,17 @@ class Pointer(Value):
 
     @property
     def rank(self) -> Rank:
-        """See `Rank`."""
+        """Its place in the order of history entries."""
         return self.generation, self.version, self.publish_id
 
     @property
     def entry(self) -> str:
-        """The name of its entry in the history."""
+        """The file name of its history entry."""
         return f"{self.generation:08d}-v{self.version}-{self.publish_id}.json"
 
 
 class Pin(Value):
-    """The version that every candidate is compared with beside the champion, since when and why."""
+    """The version that the gate compares every candidate with, beside the champion; since when and why."""
 
     version: int
     identity: Sha256
@@ -91,24 +93,28 @@ class Pin(Value):
 
 
 def rank(entry: str) -> Rank | None:
-    """The rank that an entry's name tells; None for a name that is no entry's."""
-    match = ENTRY.fullmatch(entry)
+    """The rank in the file name of a history entry; None for any other name."""
+    match = ENTRY_NAME.fullmatch(entry)
     return (int(match[1]), int(match[2]), match[3]) if match else None
 
 
 def identity(digests: Mapping[str, str]) -> str:
-    """What names a content: the SHA-256 of every file's path and SHA-256."""
+    """The identity of a version's content: the SHA-256 of canonical JSON that maps each path to its SHA-256."""
     return sha256(_canonical(digests))
 
 
 def encode(value: Value) -> bytes:
-    """Canonical JSON with one field more, `sha256`: the SHA-256 of the same JSON without it."""
+    """Canonical JSON with a field `sha256`: the SHA-256 of the same JSON without that field."""
     plain = value.model_dump(mode="json")
     return _canonical(plain | {"sha256": sha256(_canonical(plain))})
 
 
 def parse(kind: type[T], data: bytes, address: str) -> T:
-    """The value of exactly these bytes. Raises RegistryError where they are not what `encode` makes of it."""
+    """The value that `encode` turns into exactly these bytes.
+
+    Raises:
+        RegistryError: The bytes are no such file, or were altered. `address` names the file in the error.
+    """
     try:
         plain = json.loads(data)
         value = kind.model_validate_json(_canonical({name: plain[name] for name in plain if name != "sha256"}))
@@ -121,9 +127,12 @@ def parse(kind: type[T], data: bytes, address: str) -> T:
 
 
 def read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
-    """A value from the store with its ETag, asked for again where it came damaged: the network may have done that.
+    """A value from the store, and its ETag. Reads damaged bytes again, as the network may have altered them.
 
-    Raises KeyMissing, StoreError, and RegistryError where it stays damaged.
+    Raises:
+        KeyMissing: There is no such file.
+        RegistryError: The file is damaged in every read.
+        StoreError: The store cannot be read.
     """
     for _ in range(READS - 1):
         with suppress(RegistryError):
@@ -137,19 +146,19 @@ def _read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
 
 
 def damaged(address: str, how: str) -> RegistryError:
-    """The error of a file that is not what it should be."""
+    """The error for a damaged file; `how` continues "the file …"."""
     return RegistryError(
         f"cannot trust {address}", f"the file {how}", "Run `retrain verify`, then roll back to a version that is whole."
     )
 
 
 def sha256(data: bytes) -> str:
-    """In hexadecimal."""
+    """The SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def now() -> datetime:
-    """To the second, in UTC."""
+    """The time in UTC, without the fraction of the second."""
     return datetime.now(UTC).replace(microsecond=0)
 
 

@@ -1,4 +1,7 @@
-"""Bring a published version into a folder: all of it, verified, or nothing. Called by `retrain fetch`."""
+"""Copy a published version into a folder: verified, all or nothing. Called by `retrain fetch`.
+
+May import neither Prefect nor TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from tasks.registry.registry import Registry
 
 
 def fetch_version(registry: Registry, which: int | Pointer, folder: Path) -> Manifest:
-    """Put a version's files and its manifest.json into a folder that is new or empty.
+    """Copy a version's files and its manifest.json into a new or empty folder.
 
-    Every byte is verified before the folder gets its name, in one act: a reader of the folder sees nothing or all. A
-    folder that holds this version already is verified and left as it is.
+    Verifies every byte in a temporary folder, then renames that: a reader of the folder sees nothing or all. A folder
+    that holds this version already is verified and left as it is.
 
     Raises:
         RegistryError: The version is missing or damaged.
@@ -24,32 +27,32 @@ def fetch_version(registry: Registry, which: int | Pointer, folder: Path) -> Man
         StoreError: The store cannot be read, or the folder cannot be written.
     """
     manifest = registry.manifest(which)
-    if _holds(folder, manifest):
+    if _has_version(folder, manifest):
         return manifest
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"cannot fetch into {folder}", "it holds something else", "Give a new folder.")
-    beside = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex}"
+    temporary = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex}"
     try:
         for file in manifest.files:
-            _write(beside / file.path, registry.read_file(manifest.version, file))
-        _write(beside / "manifest.json", encode(manifest))
-        beside.rename(folder)
+            _write(temporary / file.path, registry.read_file(manifest.version, file))
+        _write(temporary / "manifest.json", encode(manifest))
+        temporary.rename(folder)
     except OSError as error:
         raise StoreError(
             f"cannot fetch into {folder}", error.strerror or str(error), "Check the disk and the permissions."
         ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
-def _holds(folder: Path, manifest: Manifest) -> bool:
+def _has_version(folder: Path, manifest: Manifest) -> bool:
     try:
-        found = {file.path: sha256((folder / file.path).read_bytes()) for file in manifest.files}
-        named = (folder / "manifest.json").read_bytes() == encode(manifest)
+        digests = {file.path: sha256((folder / file.path).read_bytes()) for file in manifest.files}
+        same_manifest = (folder / "manifest.json").read_bytes() == encode(manifest)
     except OSError:
         return False
-    return named and found == {file.path: file.sha256 for file in manifest.files}
+    return same_manifest and digests == {file.path: file.sha256 for file in manifest.files}
 
 
 def _write(path: Path, data: bytes) -> None:

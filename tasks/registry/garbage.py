@@ -1,4 +1,7 @@
-"""What lies in a registry that no manifest names. Called by `retrain gc`, which asks before it removes any."""
+"""Files in a registry that no manifest names. Called by `retrain gc`, which asks before it removes any.
+
+May import neither Prefect nor TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ LOG = logging.getLogger("retrain.store")
 
 
 def garbage(store: ObjectStore, registry: Registry, before: datetime) -> list[Entry]:
-    """What can be removed: versions that were never completed, files that no manifest names, what a probe left.
+    """The files that can be removed: incomplete versions, files that no manifest names, and a probe's leftovers.
 
-    Only what was last written before a moment, and of a version that was never completed all or nothing, since a
-    publish may be at work on it. A version whose manifest is damaged keeps everything.
+    Lists only files last written before `before`. Lists an incomplete version only if all its files are that old, as a
+    publish may still write it. Lists nothing of a version with a damaged manifest.
     """
-    found = [entry for entry in store.list("probe/") if entry.modified < before]
+    removable = [entry for entry in store.list("probe/") if entry.modified < before]
     base = registry.key("versions/")
     entries = store.list(base)
     for number, group in groupby(entries, lambda entry: entry.key.removeprefix(base).partition("/")[0]):
         if number.isdecimal():
-            found += _unnamed(registry, int(number), list(group), before)
-    return found
+            removable += _unnamed(registry, int(number), list(group), before)
+    return removable
 
 
 def _unnamed(registry: Registry, number: int, entries: list[Entry], before: datetime) -> Iterator[Entry]:
@@ -38,7 +41,7 @@ def _unnamed(registry: Registry, number: int, entries: list[Entry], before: date
     try:
         manifest = registry.manifest(number)
     except RegistryError as error:
-        LOG.warning("version %d keeps everything: %s", number, error)
+        LOG.warning("version %d keeps everything, as its manifest cannot be read: %s", number, error)
         return
     named = {"manifest.json", f"content-{manifest.identity}", *(file.path for file in manifest.files)}
     yield from (entry for entry in old if entry.key.removeprefix(base) not in named)

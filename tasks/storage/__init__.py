@@ -1,4 +1,4 @@
-"""Bytes under keys: the object store (S3 or a local directory), what a store can do (`probe`), and artifacts.
+"""Bytes under keys: the object store (S3 or a local directory), a test of its capabilities, and artifacts.
 
 Imports neither Prefect nor TensorFlow; opening a local store does not import boto3 either.
 """
@@ -16,14 +16,17 @@ from tasks.storage.objects import ObjectStore
 
 __all__ = ["Artifacts", "ObjectStore", "open_store"]
 
-# What botocore lets through, which is wider than AWS: other servers know capitals and underscores.
+# The bucket names that botocore accepts. AWS is stricter; other servers allow capitals and underscores.
 BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def open_store(url: str) -> ObjectStore:
     """Open a store by its address: `s3://bucket/prefix`, `file:///folder`, or a plain path.
 
-    Opening checks the address and nothing else: see `tasks.storage.probe.check`. Raises UsageError.
+    It checks only the address; `tasks.storage.probe.check` tests the store itself.
+
+    Raises:
+        UsageError: The address or the AWS settings cannot be used.
     """
     scheme = url.partition(":")[0].lower()
     if scheme == "s3":
@@ -35,17 +38,17 @@ def open_store(url: str) -> ObjectStore:
         return LocalStore(_folder(url))
     if url and "://" not in url:
         return LocalStore(Path(url).expanduser())
-    raise _unusable(url, "it is no address of a store")
+    raise _unusable(url, "it is not the address of a store")
 
 
 def _bucket_and_prefix(url: str) -> tuple[str, str]:
-    """Of `s3://bucket/prefix`, taken literally: # and ? are characters of a key like any other."""
+    """Split `s3://bucket/prefix` literally: # and ? are ordinary characters of a key."""
     slashes, address = url[3:5], url[5:]
     bucket, _, prefix = address.partition("/")
-    if "@" in bucket:  # not repeated, as it may be a secret
+    if "@" in bucket:  # the message omits it: it may be a secret
         raise _unusable("s3://…@", "an address holds no credentials: they come from the AWS settings")
     if slashes != "//" or not BUCKET.fullmatch(bucket):
-        raise _unusable(url, f"{bucket!r} is no name of a bucket")
+        raise _unusable(url, f"{bucket!r} is not a bucket name")
     prefix = prefix.strip("/")
     if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
         raise _unusable(url, "its prefix has an empty, . or .. part")
@@ -58,7 +61,7 @@ def _folder(url: str) -> Path:
     except ValueError as error:
         raise _unusable(url, str(error)) from None
     if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
-        raise _unusable(url, "it names no folder of this machine")
+        raise _unusable(url, "it is not a folder on this machine")
     if parts.query or parts.fragment:
         raise _unusable(url, "# and ? must be written %23 and %3F in a file:// address")
     return Path(unquote(parts.path))

@@ -1,7 +1,7 @@
 """Artifacts: bytes in the store under their own SHA-256, verified before every use.
 
-A worker on another machine fetches an artifact once and keeps it in a local directory; both copies are hashed again
-each time they are read, so a damaged one is never used. Called by the steps and the result cache.
+A worker on another machine fetches an artifact once and stores a copy in a local directory. Every read hashes the
+bytes again, so a damaged copy is never used. Called by the steps and the result cache; no Prefect, no TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Artifacts:
     """The artifacts of one store.
 
     Args:
-        store: Where they are kept, under `cache/objects/`.
-        local: A directory for copies of what a remote store holds; a local store needs none.
+        store: Holds them under `cache/objects/`.
+        local: A directory for copies of a remote store's artifacts; not used for a local store.
     """
 
     def __init__(self, store: ObjectStore, local: Path) -> None:
@@ -36,7 +36,7 @@ class Artifacts:
         self._copies = None if isinstance(store, LocalStore) else LocalStore(local)
 
     def put(self, data: bytes, media_type: str) -> Artifact:
-        """Keep bytes, and read them back. Costs one read where they are there already; damaged ones are replaced."""
+        """Store bytes and read them back. If they are stored intact already, only read; damaged ones are replaced."""
         artifact = Artifact(sha256=hashlib.sha256(data).hexdigest(), size=len(data), media_type=media_type)
         try:
             self.verify(artifact)
@@ -46,7 +46,7 @@ class Artifacts:
         return artifact
 
     def get(self, artifact: Artifact) -> bytes:
-        """The artifact's bytes. Raises ArtifactError where they are missing, truncated or altered."""
+        """The artifact's bytes. Raises ArtifactError if they are missing, truncated or altered."""
         copy = self._copy(artifact)
         if copy is not None:
             return copy
@@ -61,8 +61,8 @@ class Artifacts:
     def verify(self, artifact: Artifact) -> None:
         """Raise ArtifactError unless the artifact is in the store, whole.
 
-        The bytes of a local store are hashed. Of a remote one the size is looked up and a local copy is hashed; where
-        there is none yet, the object is fetched, so that what follows is sure to find it.
+        In a local store it hashes the object. In a remote store it compares the object's size and hashes the local
+        copy; without a copy it fetches the object, so that the step's own read needs no second transfer.
         """
         if self._copies:
             entries = {entry.key: entry.size for entry in self._store.list(_key(artifact))}
@@ -86,23 +86,23 @@ class Artifacts:
         except KeyMissing:
             return None
         except ArtifactError as error:
-            LOG.warning("the local copy is removed and fetched anew: %s", error)
+            LOG.warning("the local copy is deleted and fetched anew: %s", error)
             self._copies.delete(_key(artifact))
             return None
         return data
 
 
-def named(plain: Any) -> Iterator[Artifact]:
-    """Every artifact that a value names, at any depth, from the value as plain JSON types."""
+def artifacts_in(plain: Any) -> Iterator[Artifact]:
+    """Every artifact in a value, at any depth; the value is given as plain JSON types."""
     if isinstance(plain, dict):
         if plain.keys() == Artifact.model_fields.keys():
             yield Artifact.model_validate(plain)
         else:
             for item in plain.values():
-                yield from named(item)
+                yield from artifacts_in(item)
     elif isinstance(plain, list):
         for item in plain:
-            yield from named(item)
+            yield from artifacts_in(item)
 
 
 def _key(artifact: Artifact) -> str:
@@ -120,6 +120,6 @@ def _unusable(artifact: Artifact, why: str) -> ArtifactError:
     return ArtifactError(
         f"cannot use the artifact {artifact.sha256[:12]}… ({artifact.media_type})",
         why,
-        "Run again: the step that made it is then computed anew.",
+        "Run again: the step that produced it then runs again.",
         artifact.sha256,
     )

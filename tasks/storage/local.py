@@ -1,7 +1,7 @@
 """A store in a local directory, as strict as S3: atomic, durable, safe between processes.
 
-Every write goes to a temporary file that is flushed to disk and then renamed or linked into place, so a reader sees
-whole objects only and a killed writer leaves nothing but a temporary file that no listing shows. Opened by
+Every write goes to a temporary file that is flushed to disk and then renamed or linked into place. So a reader sees
+whole objects only, and a killed writer leaves at most a temporary file that no listing shows. Opened by
 `tasks.storage.open_store`.
 """
 
@@ -19,12 +19,12 @@ from pathlib import Path
 from tasks.errors import KeyConflict, KeyMissing, StoreError
 from tasks.storage.objects import Entry, Stored
 
-# Temporary files and locks lie here: no key may begin with it, and listings leave it out.
+# The directory of temporary files and locks: no key may begin with it, and listings omit it.
 PRIVATE = ".retrain"
 
 
 class LocalStore:
-    """An `ObjectStore` in a directory; keys are paths below it. The directory is made with the first write."""
+    """An `ObjectStore` in a directory; keys are paths below it. The first write creates the directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -42,12 +42,12 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         """See `ObjectStore`."""
-        with self._written(key, data) as temporary, self._lock(key):
+        with self._temporary_file(key, data) as temporary, self._lock(key):
             temporary.replace(self.path(key))
 
     def put_once(self, key: str, data: bytes) -> None:
-        """See `ObjectStore`. A hard link is made or fails as one act, between processes too."""
-        with self._written(key, data) as temporary:
+        """See `ObjectStore`. `link` is atomic between processes and fails if the target exists."""
+        with self._temporary_file(key, data) as temporary:
             try:
                 self.path(key).hardlink_to(temporary)
             except FileExistsError:
@@ -55,8 +55,8 @@ class LocalStore:
                     raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it.") from None
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
-        """See `ObjectStore`. The kernel frees the lock of a process that dies."""
-        with self._written(key, data) as temporary, self._lock(key):
+        """See `ObjectStore`. The kernel releases the lock of a process that dies."""
+        with self._temporary_file(key, data) as temporary, self._lock(key):
             if self._tag(key) not in {etag, hashlib.sha256(data).hexdigest()}:
                 raise KeyConflict(f"cannot replace {self.path(key)}", "it changed since it was read", "Read it again.")
             temporary.replace(self.path(key))
@@ -65,8 +65,8 @@ class LocalStore:
         """See `ObjectStore`."""
         folder = prefix.rpartition("/")[0]
         start = self.path(folder) if folder else self.root
-        found = (Path(place) / name for place, _, names in os.walk(start, onerror=_unlisted) for name in names)
-        keys = sorted(path.relative_to(self.root).as_posix() for path in found)
+        paths = (Path(parent) / name for parent, _, names in os.walk(start, onerror=_raise_unlisted) for name in names)
+        keys = sorted(path.relative_to(self.root).as_posix() for path in paths)
         for key in keys:
             if key.startswith(prefix) and not key.startswith(PRIVATE):
                 yield from self._entry(key)
@@ -106,8 +106,8 @@ class LocalStore:
         yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     @contextmanager
-    def _written(self, key: str, data: bytes) -> Iterator[Path]:
-        """A temporary file that holds the data, on disk; gone afterwards, unless it was renamed into place."""
+    def _temporary_file(self, key: str, data: bytes) -> Iterator[Path]:
+        """A temporary file with the data, flushed to disk; deleted afterwards, unless it was renamed into place."""
         target = self.path(key)
         try:
             _make_directory(target.parent)
@@ -122,7 +122,7 @@ class LocalStore:
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
-        """Keep others from changing what is under the key; a few keys share a lock, so that lock files stay few."""
+        """Lock the key between processes. Keys share 256 lock files, so that their number stays bounded."""
         name = hashlib.sha256(key.encode()).hexdigest()[:2]
         with (self._private() / f"{name}.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -148,7 +148,7 @@ def _write_temporary(folder: Path, data: bytes) -> Path:
 
 
 def _make_directory(folder: Path) -> None:
-    """Make a directory and those above it, each on disk in the one that holds it."""
+    """Create a directory and its parents, and flush each new entry to disk."""
     if folder.is_dir():
         return
     _make_directory(folder.parent)
@@ -172,7 +172,7 @@ def _failed(what: str, error: OSError) -> StoreError:
     return StoreError(what, error.strerror or str(error), "Check the disk's free space and the folder's permissions.")
 
 
-def _unlisted(error: OSError) -> None:
+def _raise_unlisted(error: OSError) -> None:
     """A directory that cannot be read is an error, never an empty one."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise _failed(f"cannot list {error.filename}", error) from error

@@ -1,8 +1,7 @@
-"""What a store can do, found out by doing it: called before any work, by every publish, and by `retrain doctor`.
+"""The capabilities of a store, tested with real requests: before any work, by every publish, and by `retrain doctor`.
 
-A server may enforce the condition of a write, refuse it, or accept and ignore it, which loses updates in silence; some
-compare ETags only without their quotes. So nothing is believed that was not tried, on one object of the probe's own
-that is removed afterwards.
+A server may enforce the condition of a write, refuse it, or accept and ignore it, which silently loses updates; some
+compare ETags only without their quotes. So the probe tries each on one object of its own, and deletes that afterwards.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ Condition = Literal["enforced", "enforced without quotes", "ignored", "refused"]
 Decider = Literal["pointer", "history"]
 Answer = Literal["landed", "conflict", "refused"]
 
-# What the answer to a write tells whose condition does not hold.
+# The answer to a write whose condition does not hold, and what it shows about the server.
 FALSE_CONDITION: dict[Answer, Condition] = {"landed": "ignored", "conflict": "enforced", "refused": "refused"}
 
-# The ETag of no object: the probe's own never have it.
+# An ETag that no object of the probe has.
 NO_TAG = '"00000000000000000000000000000000"'
 
-# How many objects the writers of `race` race for.
+# The rounds of `race`; each is for a new object.
 ROUNDS = 10
 
 
 class Capabilities(Value):
     """What a store does with conditional writes, and so what a publish relies on.
 
-    `create` is a write on the condition that nothing is there, `swap` one that names the ETag it replaces.
+    `create` is a write on the condition that no object exists, `swap` one that names the ETag it replaces.
     `decides` says what makes a version the champion: the pointer where both are enforced, else the newest entry of the
     history, which needs no condition.
     """
@@ -47,18 +46,18 @@ class Capabilities(Value):
     decides: Decider
 
     def tag(self, etag: str) -> str:
-        """An ETag as this store wants it in a condition."""
+        """An ETag in the form that this store's conditions need."""
         return etag.strip('"') if self.swap == "enforced without quotes" else etag
 
 
 def check(store: ObjectStore) -> Capabilities:
-    """Write, read back, write on conditions, list, delete and miss one object; a local store makes its directory.
+    """Write, read back, overwrite with conditions, list and delete one object, and check that it is then missing.
 
-    The last three matter too: without the permission to list, a missing object cannot be told from a forbidden one,
-    and the claim of a version number is only as good as the listing. Costs about eleven requests.
+    Without the permission to list, a missing object looks like a forbidden one, and claiming a version number relies on
+    the listing. Costs about eleven requests. A local store creates its directory.
 
-    Raises StoreError with what to do next: no bucket, no credentials, a permission that is missing, a store whose
-    listing or reads lag behind its writes.
+    Raises:
+        StoreError: No bucket, no credentials, a missing permission, or listings or reads that lag behind writes.
     """
     with _own_key(store) as key:
         write(store, key, uuid.uuid4().bytes)
@@ -70,16 +69,16 @@ def check(store: ObjectStore) -> Capabilities:
             "its listing or its reads lag behind its writes",
             "Use a store with read-after-write consistency.",
         )
-    sound = create == "enforced" and swap.startswith("enforced") and not history_decides()
-    return Capabilities(create=create, swap=swap, decides="pointer" if sound else "history")
+    reliable = create == "enforced" and swap.startswith("enforced") and not history_decides()
+    return Capabilities(create=create, swap=swap, decides="pointer" if reliable else "history")
 
 
 def race(stores: Sequence[ObjectStore], capabilities: Capabilities) -> tuple[int, int]:
-    """The most writers that won one round of creating, and one of swapping, an object: 1 and 1 where both are atomic.
+    """The most winners of any round of creating, and of swapping, an object: (1, 1) if both are atomic.
 
     Args:
-        stores: One for each writer, all of the same address.
-        capabilities: What `check` found.
+        stores: One for each writer, all with the same address.
+        capabilities: The result of `check`.
     """
     rounds = [_round(stores, capabilities) for _ in range(ROUNDS)]
     return max(creators for creators, _ in rounds), max(swappers for _, swappers in rounds)
@@ -106,28 +105,28 @@ def _winners(stores: Sequence[ObjectStore], attempt: Callable[[ObjectStore, byte
 
 
 def _create(store: ObjectStore, key: str) -> Condition:
-    """Try to create what is there already."""
+    """Try to create an object that exists."""
     return FALSE_CONDITION[_answer(lambda: store.put_once(key, uuid.uuid4().bytes))]
 
 
 def _swap(store: ObjectStore, key: str) -> Condition:
-    """Try to replace by a wrong ETag, then by the right one, with and without its quotes."""
+    """Try to replace the object with a wrong ETag, then with the right one, with and without its quotes."""
 
     def swap(etag: str) -> Answer:
         return _answer(lambda: store.compare_and_swap(key, uuid.uuid4().bytes, etag))
 
-    if (wrong := swap(NO_TAG)) != "conflict":
-        return FALSE_CONDITION[wrong]
-    right = store.get(key).etag
-    if swap(right) == "landed":
+    if (answer := swap(NO_TAG)) != "conflict":
+        return FALSE_CONDITION[answer]
+    current = store.get(key).etag
+    if swap(current) == "landed":
         return "enforced"
-    if (wrong := swap(NO_TAG.strip('"'))) != "conflict":
-        return FALSE_CONDITION[wrong]
-    return "enforced without quotes" if swap(right.strip('"')) == "landed" else "refused"
+    if (answer := swap(NO_TAG.strip('"'))) != "conflict":
+        return FALSE_CONDITION[answer]
+    return "enforced without quotes" if swap(current.strip('"')) == "landed" else "refused"
 
 
 def _answer(conditional: Callable[[], None]) -> Answer:
-    """What became of a conditional write."""
+    """The outcome of a conditional write."""
     try:
         conditional()
     except NotOffered:
@@ -139,12 +138,12 @@ def _answer(conditional: Callable[[], None]) -> Answer:
 
 @contextmanager
 def _own_key(store: ObjectStore) -> Iterator[str]:
-    """A key of the probe's own; what is there afterwards is deleted."""
+    """A new key for the probe; its object is deleted afterwards."""
     key = f"probe/{uuid.uuid4().hex}"
     try:
         yield key
     except BaseException:
-        with suppress(StoreError):  # what went wrong first says more
+        with suppress(StoreError):  # the first error matters more
             store.delete(key)
         raise
     store.delete(key)

@@ -1,4 +1,4 @@
-"""What went wrong with an S3 request, as one line: what failed, why, what to do next. Called by `tasks.storage.s3`."""
+"""A failed S3 request as one line: what failed, why, what to do next. Called by `tasks.storage.s3`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
 
-# All that a request can raise on the way or because of its answer.
+# All exceptions of a request or its answer.
 FAILURES = (ClientError, BotoCoreError, HTTPClientError, ResponseParserError)
 
 EXPIRED = ("the session token has expired", "Log in again for fresh credentials.")
@@ -38,14 +38,14 @@ REGION = ("the bucket is in another region", "Set AWS_DEFAULT_REGION to the buck
 FULL = ("the store is full, or its quota is used up", "Free space, for example with `retrain gc`, or raise the quota.")
 TOO_LARGE = ("the object is larger than the server, or a proxy before it, accepts", "Raise that limit.")
 
-# What a server's error code means to a person: why, and what to do next.
+# A server's error code, with the cause and what to do next.
 CAUSES = {
     "NoSuchBucket": ("the bucket does not exist", "Create it, or correct --store."),
     "ExpiredToken": EXPIRED,
     "ExpiredTokenException": EXPIRED,
     "InvalidToken": ("the session token is not valid", "Log in again, or unset AWS_SESSION_TOKEN."),
     "InvalidAccessKeyId": ("the server does not know the access key", "Check AWS_ACCESS_KEY_ID and the endpoint."),
-    "SignatureDoesNotMatch": ("the secret key does not fit the access key", "Check AWS_SECRET_ACCESS_KEY."),
+    "SignatureDoesNotMatch": ("the secret key does not match the access key", "Check AWS_SECRET_ACCESS_KEY."),
     "RequestTimeTooSkewed": CLOCK,
     "RequestExpired": CLOCK,
     "PermanentRedirect": REGION,
@@ -55,29 +55,29 @@ CAUSES = {
     "XMinioAdminBucketQuotaExceeded": FULL,
     "XMinioStorageFull": FULL,
     "EntityTooLarge": TOO_LARGE,
-    # An answer without a body has its status as its code.
+    # For an answer without a body, botocore uses the status as the code.
     "404": ("there is no such bucket, or this is no S3 server", "Check --store and AWS_ENDPOINT_URL_S3."),
 }
 
-# What to grant for a request that is denied, where the server does not say it.
+# What to grant for a denied request, if the server does not name the permission.
 PERMISSIONS = {
     "read": "s3:GetObject on the prefix and s3:ListBucket on the bucket",
     "write": "s3:PutObject on the prefix",
     "list": "s3:ListBucket on the bucket",
     "delete": "s3:DeleteObject on the prefix",
 }
-NAMED = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)")
+DENIED_ACTION = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)")
 MAYBE_MISSING = "access is denied, or the object is missing: without s3:ListBucket the server does not tell which"
 
-# How servers refuse a condition that they do not know; any 501 does as well.
-UNKNOWN = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405"}
+# The codes (with 400 or 405) by which servers refuse an unknown condition; any 501 does so too.
+UNKNOWN_CONDITION = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405"}
 
 SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
 NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION."
 
 
 class Answer(NamedTuple):
-    """A server's error: its code, its HTTP status and its message; empty and 0 where it did not answer."""
+    """A server's error: its code, its HTTP status and its message; empty and 0 if it did not answer."""
 
     code: str
     status: int
@@ -85,12 +85,12 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException | None) -> Answer:
-        """What a server answered, as far as the error tells."""
+        """The server's answer, as far as the error has it."""
         if not isinstance(error, ClientError):
             return cls("", 0, "")
-        answer: Any = error.response
-        said, status = answer.get("Error", {}), answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return cls(said.get("Code") or "", status, _one_line(said.get("Message") or ""))
+        response: Any = error.response
+        details, status = response.get("Error", {}), response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return cls(details.get("Code") or "", status, _one_line(details.get("Message") or ""))
 
     def __str__(self) -> str:
         code = "" if self.code == str(self.status) else self.code
@@ -101,8 +101,8 @@ def refuse(verb: str, address: str, error: Exception, condition: Collection[str]
     """Raise KeyMissing, KeyConflict, NotOffered or StoreError for a failed request.
 
     Args:
-        verb: What was asked for: read, write, list or delete.
-        address: Of what.
+        verb: The request: read, write, list or delete.
+        address: The object's address.
         error: One of `FAILURES`.
         condition: A write's conditions, by boto3's names: IfMatch, IfNoneMatch.
     """
@@ -111,17 +111,17 @@ def refuse(verb: str, address: str, error: Exception, condition: Collection[str]
         raise KeyMissing(what, "there is no such object", "Check the store's address.") from error
     if answer.status == 412 or answer.code == "ConditionalRequestConflict":
         raise KeyConflict(what, "another writer was first", "Read it again.") from error
-    if condition and (answer.status == 501 or (answer.status in {400, 405} and answer.code in UNKNOWN)):
+    if condition and (answer.status == 501 or (answer.status in {400, 405} and answer.code in UNKNOWN_CONDITION)):
         raise NotOffered(
             what,
             f"the server does not know this condition: it answered {answer}",
-            "See with `retrain doctor` what the store can do.",
+            "Run `retrain doctor` to see what the store can do.",
         ) from error
-    why, next_step = _answered(verb, answer) if answer.status else _unanswered(error)
+    why, next_step = _explain_answer(verb, answer) if answer.status else _explain_silence(error)
     raise StoreError(what, why, next_step) from error
 
 
-def _answered(verb: str, answer: Answer) -> tuple[str, str]:
+def _explain_answer(verb: str, answer: Answer) -> tuple[str, str]:
     if answer.code in CAUSES:
         return CAUSES[answer.code]
     if answer.status == 507 or (answer.status == 403 and "quota" in answer.message.lower()):
@@ -134,14 +134,14 @@ def _answered(verb: str, answer: Answer) -> tuple[str, str]:
 
 
 def _denied(verb: str, message: str) -> tuple[str, str]:
-    """AWS names the permission; of a missing object it says that s3:ListBucket is the one."""
-    named = NAMED.search(message)
-    granting = named[1] if named else PERMISSIONS[verb]
-    why = MAYBE_MISSING if verb == "read" and "s3:ListBucket" in granting else "access is denied"
-    return why, f"Grant {granting}."
+    """AWS names the permission; for a missing object it names s3:ListBucket."""
+    match = DENIED_ACTION.search(message)
+    permission = match[1] if match else PERMISSIONS[verb]
+    why = MAYBE_MISSING if verb == "read" and "s3:ListBucket" in permission else "access is denied"
+    return why, f"Grant {permission}."
 
 
-def _unanswered(error: Exception) -> tuple[str, str]:
+def _explain_silence(error: Exception) -> tuple[str, str]:
     match error:
         case NoCredentialsError():
             return "there are no credentials", SET_KEYS
@@ -173,18 +173,18 @@ def _no_tls(endpoint: str, reason: Exception) -> tuple[str, str]:
 
 
 def _endpoint(error: BotoCoreError) -> str:
-    """What was talked to, without the request and without any password."""
-    tried = urlsplit(error.kwargs["endpoint_url"])
-    return f"{tried.scheme}://{tried.netloc.rpartition('@')[2]}"
+    """The endpoint's address, without the request and without any password."""
+    url = urlsplit(error.kwargs["endpoint_url"])
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
 
 def _reason(error: BaseException) -> str:
-    said = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error
-    return _one_line(str(said))
+    message = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error
+    return _one_line(str(message))
 
 
 def line(error: Exception) -> str:
-    """An error's own words in one line."""
+    """An error's message in one line."""
     return _one_line(str(error)) or type(error).__name__
 
 

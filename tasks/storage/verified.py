@@ -1,7 +1,7 @@
-"""Reads and writes that notice bytes altered on the way: a network, a disk or a server may return others, silently.
+"""Reads and writes that detect altered bytes: a network, a disk or a server may alter them silently.
 
-Called by artifacts, registry, cached results and checkpoints, over either store. What to do about bytes that stay wrong
-is the caller's decision.
+Called by artifacts, registry, cached results and checkpoints, over either store. The caller decides what to do
+about bytes that stay wrong.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from contextlib import suppress
 from tasks.errors import ArtifactError, StoreError
 from tasks.storage.objects import ObjectStore
 
-# Bytes that a network altered are right when asked for again; those that the store lost are not.
+# A second read corrects bytes that the network altered, not those that the store itself damaged.
 READS = 2
 
 
 def fetch(store: ObjectStore, key: str, sha256: str) -> bytes:
-    """An object's bytes, asked for again where their SHA-256 is another; the last answer, right or wrong.
+    """An object's bytes, read again if their SHA-256 differs; returns the last read, right or wrong.
 
     Raises KeyMissing and StoreError as `ObjectStore.get` does.
     """
@@ -29,7 +29,7 @@ def fetch(store: ObjectStore, key: str, sha256: str) -> bytes:
 
 
 def write(store: ObjectStore, key: str, data: bytes) -> None:
-    """Put an object and read it back. Raises StoreError where the store refuses it or returns other bytes."""
+    """Put an object and read it back. Raises StoreError if the store refuses it or returns other bytes."""
     store.put(key, data)
     require(store, key, data)
 
@@ -45,22 +45,22 @@ def require(store: ObjectStore, key: str, data: bytes) -> None:
 
 
 def sealed(content: bytes) -> bytes:
-    """The content behind a line with its SHA-256."""
+    """The content, preceded by a line with its SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
 def unsealed(data: bytes, address: str) -> bytes:
-    """The content of `sealed`. Raises ArtifactError where a byte of it changed."""
+    """The content of `sealed` bytes. Raises ArtifactError if a byte changed."""
     digest, _, content = data.partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ArtifactError(f"cannot use {address}", "its bytes were altered", "Run again: it is made anew.")
+        raise ArtifactError(f"cannot use {address}", "its bytes were altered", "Run again: it is then computed again.")
     return content
 
 
 def fetch_sealed(store: ObjectStore, key: str) -> bytes:
-    """The content of a sealed object, asked for again where it came altered: the network may have done that.
+    """The content of a sealed object, read again if it is altered: the network may be the cause.
 
-    Raises KeyMissing, StoreError, and ArtifactError where it stays altered.
+    Raises KeyMissing, StoreError, and ArtifactError if it stays altered.
     """
     for _ in range(READS - 1):
         with suppress(ArtifactError):

@@ -11,7 +11,7 @@ import pytest
 from prefect import flow
 
 from tasks.caching.inventory import CHECKPOINTS, cache_items, removable
-from tasks.caching.steps import Run, _in_short, step
+from tasks.caching.steps import Run, _first_changes, step
 from tasks.errors import ArtifactError
 from tasks.settings import home
 from tasks.storage.local import LocalStore
@@ -72,8 +72,8 @@ def test_what_is_lost_between_two_steps_is_made_again(
         assert names(run) == [("write", False), ("upper", False), ("write", False), ("upper", False), ("read", False)]
 
     run_with(tmp_path, work, store_url)
-    assert "read: what it needs was lost meanwhile and is made again" in caplog.text
-    assert "upper: what it needs was lost meanwhile and is made again" in caplog.text
+    assert "read: an input was lost and is computed again" in caplog.text
+    assert "upper: an input was lost and is computed again" in caplog.text
 
 
 def test_what_no_step_of_the_run_made_is_an_error(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_each_step_says_why_it_ran(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_of_many_changes_the_first_are_said() -> None:
-    assert _in_short(["seed 0 → 1", "code changed"]) == "seed 0 → 1, code changed"
-    assert _in_short([*"abcdefg"]) == "a, b, c, d, e, and 2 more"
+    assert _first_changes(["seed 0 → 1", "code changed"]) == "seed 0 → 1, code changed"
+    assert _first_changes([*"abcdefg"]) == "a, b, c, d, e, and 2 more"
 
 
 def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> None:

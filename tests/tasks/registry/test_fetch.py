@@ -24,7 +24,7 @@ def registry(store_url: str) -> Registry:
     return registry
 
 
-def held(folder: Path) -> dict[str, bytes]:
+def files_in(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -33,15 +33,15 @@ def test_a_version_comes_with_its_manifest(registry: Registry, tmp_path: Path) -
     assert champion
     manifest = fetch_version(registry, champion, tmp_path / "model")
     assert manifest == registry.manifest(1)
-    found = held(tmp_path / "model")
-    assert found.pop("manifest.json")
-    assert found == FILES
+    files = files_in(tmp_path / "model")
+    assert files.pop("manifest.json")
+    assert files == FILES
 
 
 def test_a_folder_that_holds_the_version_already_is_left_as_it_is(registry: Registry, tmp_path: Path) -> None:
     for _ in range(2):
         fetch_version(registry, 1, tmp_path / "model")
-    assert held(tmp_path / "model").keys() == {*FILES, "manifest.json"}
+    assert files_in(tmp_path / "model").keys() == {*FILES, "manifest.json"}
 
 
 @pytest.mark.parametrize("name", ["model.keras", "other.txt"])
@@ -50,13 +50,13 @@ def test_a_folder_with_something_else_is_refused_and_kept(registry: Registry, tm
     (tmp_path / "model" / name).write_bytes(b"mine")
     with pytest.raises(UsageError, match="it holds something else"):
         fetch_version(registry, 1, tmp_path / "model")
-    assert held(tmp_path / "model") == {name: b"mine"}
+    assert files_in(tmp_path / "model") == {name: b"mine"}
 
 
 def test_an_empty_folder_is_filled(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     fetch_version(registry, 1, tmp_path / "model")
-    assert held(tmp_path / "model").keys() == {*FILES, "manifest.json"}
+    assert files_in(tmp_path / "model").keys() == {*FILES, "manifest.json"}
 
 
 @given(name=st.sampled_from([*FILES, "manifest.json"]), data=st.data())

@@ -25,14 +25,14 @@ def registry(store: ObjectStore) -> Registry:
     return registry
 
 
-def found(store: ObjectStore, registry: Registry, before: datetime = LATER) -> list[str]:
+def garbage_keys(store: ObjectStore, registry: Registry, before: datetime = LATER) -> list[str]:
     return [entry.key for entry in garbage(store, registry, before)]
 
 
 def test_what_a_manifest_names_is_no_garbage(store: ObjectStore, registry: Registry) -> None:
     store.put("cache/objects/x", b"")
     store.put("models/digits/versions/1/x", b"another model's")
-    assert found(store, registry) == []
+    assert garbage_keys(store, registry) == []
 
 
 def test_stray_files_incomplete_versions_and_probes_are_garbage(store: ObjectStore, registry: Registry) -> None:
@@ -40,8 +40,8 @@ def test_stray_files_incomplete_versions_and_probes_are_garbage(store: ObjectSto
     keys += [f"models/mnist/versions/1/content-{64 * '0'}", f"models/mnist/versions/2/content-{64 * '0'}"]
     for key in keys:
         store.put(key, b"left")
-    assert sorted(found(store, registry)) == sorted(keys)
-    assert found(store, registry, datetime.now(UTC) - timedelta(days=1)) == []
+    assert sorted(garbage_keys(store, registry)) == sorted(keys)
+    assert garbage_keys(store, registry, datetime.now(UTC) - timedelta(days=1)) == []
     for key in keys:
         store.delete(key)
     assert registry.verify(1) == []
@@ -50,12 +50,12 @@ def test_stray_files_incomplete_versions_and_probes_are_garbage(store: ObjectSto
 def test_a_version_that_is_being_written_keeps_its_old_files_too(store: ObjectStore, registry: Registry) -> None:
     store.put("models/mnist/versions/2/model.keras", b"old")
     between = next(iter(store.list("models/mnist/versions/2/"))).modified
-    assert found(store, registry, between) == []
+    assert garbage_keys(store, registry, between) == []
 
 
 def test_a_version_whose_manifest_is_damaged_keeps_everything(
     store: ObjectStore, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.put("models/mnist/versions/1/manifest.json", b"{")
-    assert found(store, registry) == []
+    assert garbage_keys(store, registry) == []
     assert "version 1 keeps everything" in caplog.text

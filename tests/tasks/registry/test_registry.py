@@ -46,7 +46,7 @@ def snapshot(store: ObjectStore) -> dict[str, bytes]:
     return {entry.key: store.get(entry.key).data for entry in store.list("")}
 
 
-def crowned(registry: Registry) -> int | None:
+def champion_version(registry: Registry) -> int | None:
     pointer = registry.champion()
     return pointer.version if pointer else None
 
@@ -83,11 +83,11 @@ def test_publishing_a_former_champion_again_does_not_bring_it_back(registry: Reg
     registry.publish(SECOND, FACTS, "second")
     again = registry.publish(FIRST, FACTS, "again")
     assert (again.version, again.new, again.champion) == (1, False, 2)
-    assert crowned(registry) == 2
+    assert champion_version(registry) == 2
     assert len(registry.history()) == 2
 
 
-def test_models_of_other_names_do_not_meet(store: ObjectStore, registry: Registry) -> None:
+def test_models_of_other_names_are_separate(store: ObjectStore, registry: Registry) -> None:
     registry.publish(FIRST, FACTS, "first")
     assert Registry(store, "digits").publish(SECOND, FACTS, "first").version == 1
 
@@ -110,17 +110,17 @@ def test_a_file_that_was_never_published_is_an_error(registry: Registry) -> None
 
 
 def test_an_answer_altered_on_the_way_is_asked_for_again(store: ObjectStore) -> None:
-    registry = Registry(Garbling(store), "mnist", POINTER)
+    registry = Registry(AlteringReads(store), "mnist", POINTER)
     registry.publish(FIRST, FACTS, "first")
     assert registry.read(1, "model.keras") == b"first model"
 
 
 class Killed(BaseException):
-    """The process would be gone here."""
+    """The process was killed here."""
 
 
-class Mortal:
-    """A store whose writer dies after so many mutations."""
+class KilledAfterWrites:
+    """A store whose writer is killed after so many writes."""
 
     def __init__(self, store: ObjectStore, mutations: int) -> None:
         self._store, self._left, self.url = store, mutations, store.url
@@ -156,14 +156,14 @@ class Mortal:
             raise Killed
 
 
-# A publish makes six: its content's name, two files, manifest, and pointer and history in either order.
+# A publish makes six writes: its marker, two files, manifest, and pointer and history in either order.
 @pytest.mark.parametrize("mutations", range(1, 7))
 def test_a_publish_killed_after_any_write_is_completed_by_the_next(
     store: ObjectStore, registry: Registry, capabilities: Capabilities, mutations: int
 ) -> None:
     registry.publish(FIRST, FACTS, "first")
     with pytest.raises(Killed):
-        Registry(Mortal(store, mutations), "mnist", capabilities).publish(SECOND, FACTS, "second")
+        Registry(KilledAfterWrites(store, mutations), "mnist", capabilities).publish(SECOND, FACTS, "second")
     # A reader sees the old champion or the complete new one.
     champion = registry.champion()
     assert champion
@@ -183,7 +183,7 @@ def history(store: ObjectStore) -> list[str]:
 
 def test_a_publish_takes_no_more_writes_than_were_tried_above(store: ObjectStore, capabilities: Capabilities) -> None:
     for files in (FIRST, SECOND):
-        assert Registry(Mortal(store, 7), "mnist", capabilities).publish(files, FACTS, "better").new
+        assert Registry(KilledAfterWrites(store, 7), "mnist", capabilities).publish(files, FACTS, "better").new
 
 
 @pytest.mark.parametrize("mutations", [5, 6])
@@ -191,7 +191,7 @@ def test_the_history_misses_nothing_when_another_publish_follows_a_killed_one(
     store: ObjectStore, registry: Registry, capabilities: Capabilities, mutations: int
 ) -> None:
     with pytest.raises(Killed):
-        Registry(Mortal(store, mutations), "mnist", capabilities).publish(FIRST, FACTS, "first")
+        Registry(KilledAfterWrites(store, mutations), "mnist", capabilities).publish(FIRST, FACTS, "first")
     registry.publish(SECOND, FACTS, "second")
     assert [pointer.version for pointer in registry.history()] == [1, 2]
     assert len(history(store)) == 2
@@ -201,7 +201,7 @@ def test_a_version_that_is_completed_late_is_the_newest_champion(
     store: ObjectStore, registry: Registry, capabilities: Capabilities
 ) -> None:
     with pytest.raises(Killed):
-        Registry(Mortal(store, 2), "mnist", capabilities).publish(FIRST, FACTS, "first")
+        Registry(KilledAfterWrites(store, 2), "mnist", capabilities).publish(FIRST, FACTS, "first")
     registry.publish(SECOND, FACTS, "second")
     late = registry.publish(FIRST, FACTS, "late")
     assert (late.version, late.new, late.champion) == (1, True, 1)
@@ -218,17 +218,17 @@ def test_a_number_that_another_content_was_about_to_take_is_left_to_it(store: Ob
     }
 
 
-class Meeting(LocalStore):
-    """A store where another writer's marker appears beside ours, and is withdrawn after so many looks."""
+class CompetingMarker(LocalStore):
+    """A store where another writer's marker appears beside ours, and is withdrawn after so many listings."""
 
-    def __init__(self, root: Path, other: str, looks: int) -> None:
+    def __init__(self, root: Path, other: str, listings: int) -> None:
         super().__init__(root)
-        self._other, self._looks = f"models/mnist/versions/1/content-{other}", looks
+        self._other, self._listings = f"models/mnist/versions/1/content-{other}", listings
 
     def list(self, prefix: str) -> Iterator[Entry]:
         if prefix == "models/mnist/versions/1/":
-            self._looks -= 1
-            if self._looks < 0:
+            self._listings -= 1
+            if self._listings < 0:
                 self.delete(self._other)
             else:
                 self.put(self._other, b"")
@@ -239,19 +239,19 @@ class Meeting(LocalStore):
 def test_of_two_that_took_one_number_the_first_by_name_waits_and_the_other_withdraws(
     tmp_path: Path, other: str, version: int
 ) -> None:
-    store = Meeting(tmp_path, other, looks=3)
+    store = CompetingMarker(tmp_path, other, listings=3)
     assert Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first").version == version
-    held = [entry.key.rpartition("/")[2] for entry in LocalStore(tmp_path).list(f"models/mnist/versions/{version}/")]
-    assert len([name for name in held if name.startswith("content-")]) == 1
+    names = [entry.key.rpartition("/")[2] for entry in LocalStore(tmp_path).list(f"models/mnist/versions/{version}/")]
+    assert len([name for name in names if name.startswith("content-")]) == 1
 
 
 def test_a_number_is_given_up_where_the_other_never_withdraws(tmp_path: Path) -> None:
-    store = Meeting(tmp_path, 64 * "f", looks=1000)
-    with patch("tasks.registry.registry.WITHDRAWAL", [0.0, 0.0]):
+    store = CompetingMarker(tmp_path, 64 * "f", listings=1000)
+    with patch("tasks.registry.registry.WITHDRAWAL_WAITS", [0.0, 0.0]):
         assert Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first").version == 2
 
 
-class Forgetful(LocalStore):
+class IgnoringConditions(LocalStore):
     """A store whose conditional writes are not atomic: another writer overwrites the pointer right after ours."""
 
     other: bytes | None = None
@@ -271,7 +271,7 @@ class Forgetful(LocalStore):
 
 
 def test_a_move_that_another_overwrote_is_made_again(tmp_path: Path) -> None:
-    store = Forgetful(tmp_path)
+    store = IgnoringConditions(tmp_path)
     other = Pointer(
         version=7,
         identity=64 * "0",
@@ -326,7 +326,7 @@ def test_no_rollback_leads_to_a_version_that_is_damaged_or_missing(store: Object
         registry.rollback(1, "why not")
     with pytest.raises(RegistryError, match="no such version"):
         registry.rollback(3, "why not")
-    assert crowned(registry) == 2
+    assert champion_version(registry) == 2
 
 
 def test_a_damaged_pointer_stops_a_publish_and_is_replaced_by_a_rollback(store: ObjectStore) -> None:
@@ -337,7 +337,7 @@ def test_a_damaged_pointer_stops_a_publish_and_is_replaced_by_a_rollback(store: 
     with pytest.raises(RegistryError, match=r"champion\.json"):
         registry.publish({"model.keras": b"third"}, FACTS, "third")
     assert registry.rollback(2, "the pointer was damaged").generation == 3
-    assert crowned(registry) == 2
+    assert champion_version(registry) == 2
 
 
 def test_where_the_history_decides_a_damaged_pointer_is_repaired(store: ObjectStore) -> None:
@@ -345,7 +345,7 @@ def test_where_the_history_decides_a_damaged_pointer_is_repaired(store: ObjectSt
     registry.publish(FIRST, FACTS, "first")
     store.put("models/mnist/champion.json", b"{")
     registry.publish(SECOND, FACTS, "second")
-    assert crowned(registry) == 2
+    assert champion_version(registry) == 2
 
 
 @pytest.mark.parametrize("name", [*FIRST, "manifest.json"])
@@ -367,8 +367,8 @@ def test_verify_names_every_bad_file(store: ObjectStore, registry: Registry) -> 
     assert "report.html: the file was altered" in str(altered)
 
 
-class Counting(Mortal):
-    """A store that counts what it is asked."""
+class Counting(KilledAfterWrites):
+    """A store that counts its requests."""
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store, -1)
@@ -386,7 +386,7 @@ class Counting(Mortal):
         self.requests += 1
 
 
-class Garbling(Mortal):
+class AlteringReads(KilledAfterWrites):
     """A store whose every second answer is altered on the way."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -399,7 +399,7 @@ class Garbling(Mortal):
         return stored if self._reads % 2 == 0 or "json" in key else Stored(stored.data[::-1] + b"X", stored.etag)
 
 
-class Losing(Mortal):
+class Losing(KilledAfterWrites):
     """A store that returns other bytes than were written."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -409,7 +409,7 @@ class Losing(Mortal):
         self._store.put(key, data[:-1])
 
 
-def test_a_store_that_loses_bytes_is_found_out_before_anything_is_published(store: ObjectStore) -> None:
+def test_a_store_that_loses_bytes_is_detected_before_anything_is_published(store: ObjectStore) -> None:
     with pytest.raises(StoreError, match="it came back altered"):
         Registry(Losing(store), "mnist", POINTER).publish(FIRST, FACTS, "first")
     assert Registry(store, "mnist").champion() is None
@@ -519,17 +519,17 @@ def test_a_publish_after_another_champion_is_turned_down_and_leaves_no_trace(
         Registry(store, "digits", POINTER).publish(SECOND, FACTS, "second", after=32 * "0")
 
 
-class Overtaken(Mortal):
-    """A store in which another writer publishes just after an object was put whose key holds a word."""
+class Overtaken(KilledAfterWrites):
+    """A store in which another writer publishes right after the first put of a key with a word in it."""
 
     def __init__(self, store: ObjectStore, capabilities: Capabilities, word: str) -> None:
         super().__init__(store, -1)
-        self._other, self._word, self._met = Registry(store, "mnist", capabilities), word, False
+        self._other, self._word, self._published = Registry(store, "mnist", capabilities), word, False
 
     def put(self, key: str, data: bytes) -> None:
         super().put(key, data)
-        if self._word in key and not self._met:
-            self._met = True
+        if self._word in key and not self._published:
+            self._published = True
             self._other.publish({"model.keras": b"the other's"}, FACTS, "the other's")
 
 
@@ -547,9 +547,9 @@ def test_a_publish_that_is_overtaken_on_the_way_shows_no_version(
     assert [entry.reason for entry in registry.history()] == ["first", "the other's"]
     assert len(registry.versions()) == 2
     assert not registry.verify_champion()
-    now_ = registry.champion()
-    assert now_
-    again = registry.publish(SECOND, FACTS, "second", after=now_.publish_id)
+    champion = registry.champion()
+    assert champion
+    again = registry.publish(SECOND, FACTS, "second", after=champion.publish_id)
     assert (again.new, again.champion) == (True, again.version)
     assert not registry.verify(again.version)
 
@@ -574,17 +574,17 @@ def test_of_many_that_follow_one_champion_one_does(tmp_path: Path, capabilities:
         winners = [version for version in threads.map(publish, range(6)) if version]
     assert [entry.version for entry in first.history() if entry.reason == "next"] == winners
     assert len(winners) == 1
-    assert crowned(first) == winners[0]
+    assert champion_version(first) == winners[0]
     assert first.versions() == sorted({*winners, *([1] if after else [])})
     assert not first.verify_champion()
 
 
-class Crowded(LocalStore):
-    """A store where another's entry appears in the history beside ours, and is withdrawn after so many looks."""
+class CompetingEntry(LocalStore):
+    """A store where another's entry appears in the history beside ours, and is withdrawn after so many listings."""
 
-    def __init__(self, root: Path, version: int, looks: int) -> None:
+    def __init__(self, root: Path, version: int, listings: int) -> None:
         super().__init__(root)
-        self._looks = looks
+        self._listings = listings
         self._pointer = Pointer(
             version=version,
             identity=64 * "0",
@@ -604,20 +604,20 @@ class Crowded(LocalStore):
 
     def list(self, prefix: str) -> Iterator[Entry]:
         if prefix == "models/mnist/history/" and any(super().list(self._other)):
-            self._looks -= 1
-            if self._looks < 0:
+            self._listings -= 1
+            if self._listings < 0:
                 self.delete(self._other)
         return super().list(prefix)
 
 
 @pytest.fixture
 def impatient() -> Iterator[None]:
-    with patch("tasks.registry.champion.WITHDRAWAL", [0.0] * 6):
+    with patch("tasks.registry.champion.WITHDRAWAL_WAITS", [0.0] * 6):
         yield
 
 
 def test_where_the_history_decides_the_higher_of_two_withdraws(tmp_path: Path) -> None:
-    store = Crowded(tmp_path, 1, looks=1000)
+    store = CompetingEntry(tmp_path, 1, listings=1000)
     store.put("models/mnist/versions/1/content-" + 64 * "0", b"")  # so ours is version 2
     registry = Registry(store, "mnist", HISTORY)
     with pytest.raises(ChampionMoved, match="version 1 is by now"):
@@ -627,13 +627,13 @@ def test_where_the_history_decides_the_higher_of_two_withdraws(tmp_path: Path) -
 
 
 def test_where_the_history_decides_the_lower_of_two_waits_for_the_other(tmp_path: Path, impatient: None) -> None:
-    registry = Registry(Crowded(tmp_path, 7, looks=3), "mnist", HISTORY)
+    registry = Registry(CompetingEntry(tmp_path, 7, listings=3), "mnist", HISTORY)
     assert registry.publish(FIRST, FACTS, "first", after=None).champion == 1
     assert [entry.reason for entry in registry.history()] == ["first"]
 
 
 def test_where_the_history_decides_one_that_stays_was_first(tmp_path: Path, impatient: None) -> None:
-    registry = Registry(Crowded(tmp_path, 7, looks=1000), "mnist", HISTORY)
+    registry = Registry(CompetingEntry(tmp_path, 7, listings=1000), "mnist", HISTORY)
     with pytest.raises(ChampionMoved, match="version 7 is by now"):
         registry.publish(FIRST, FACTS, "first", after=None)
     assert [entry.reason for entry in registry.history()] == ["the other's"]
@@ -650,7 +650,7 @@ def test_a_version_is_pinned_and_unpinned(store: ObjectStore, registry: Registry
     assert pin
     assert (pin.version, pin.reason) == (1, "why 1")
     assert registry.manifest(pin).version == 1
-    assert crowned(registry) == 2
+    assert champion_version(registry) == 2
     registry.unpin()
     registry.unpin()
     assert registry.pinned() is None
@@ -666,7 +666,7 @@ def test_only_a_whole_version_is_pinned(store: ObjectStore, registry: Registry) 
     assert registry.pinned() is None
 
 
-def test_a_damaged_pin_is_an_error_until_it_is_made_anew(store: ObjectStore, registry: Registry) -> None:
+def test_a_damaged_pin_is_an_error_until_it_is_replaced(store: ObjectStore, registry: Registry) -> None:
     registry.publish(FIRST, FACTS, "first")
     registry.pin(1, "why")
     store.put("models/mnist/reference.json", store.get("models/mnist/reference.json").data.replace(b"why", b"who"))
@@ -676,8 +676,8 @@ def test_a_damaged_pin_is_an_error_until_it_is_made_anew(store: ObjectStore, reg
     assert registry.pinned()
 
 
-class Hasty(Mortal):
-    """A store in which somebody else pins between our look and our pin."""
+class CompetingPin(KilledAfterWrites):
+    """A store in which another writer pins between our read and our write."""
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store, -1)
@@ -689,7 +689,7 @@ class Hasty(Mortal):
 
 def test_two_pins_at_once_are_noticed(store: ObjectStore) -> None:
     Registry(store, "mnist", POINTER).publish(FIRST, FACTS, "first")
-    registry = Registry(Hasty(store), "mnist", POINTER)
+    registry = Registry(CompetingPin(store), "mnist", POINTER)
     registry.pin(1, "mine")
-    with pytest.raises(RegistryError, match="another pin was made meanwhile"):
+    with pytest.raises(RegistryError, match="another writer changed the pin meanwhile"):
         registry.pin(1, "mine again")
