@@ -3,7 +3,7 @@
     with proxying(upstream) as proxy:  # and the AWS settings of this process point at it
         proxy.faults.append(Fault("lost", method="PUT", path="champion"))
 
-It also turns a server that enforces conditional writes into the other kinds there are (`Conditions`).
+It also makes a server that enforces conditional writes behave like the other kinds of server (`Conditions`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Kind = Literal[
     "status",  # answers an error instead of forwarding
     "reset",  # breaks the connection instead of forwarding
     "hang",  # never answers
-    "lost",  # forwards, then breaks the connection: the write landed and nobody knows
+    "lost",  # forwards, then breaks the connection: the write landed, but the client gets no answer
     "reset in body",  # breaks the connection in the middle of the answer's body
     "truncated",  # ends the answer's body in the middle
     "corrupted",  # changes one byte of the answer's body
@@ -37,7 +37,7 @@ Conditions = Literal["as they are", "ignored", "refused", "swap refused", "unquo
 
 @dataclass
 class Fault:
-    """What to do to requests: those whose method and path match, after some, a number of times (None: for ever)."""
+    """A fault for `times` requests (None: all) whose method and path match, after the first `after` of them."""
 
     kind: Kind
     method: str = ""
@@ -48,7 +48,7 @@ class Fault:
     code: str = "SlowDown"
 
     def due(self, method: str, path: str) -> bool:
-        """Whether this request is one of them; counts."""
+        """Whether this request gets the fault; counts matching requests."""
         if not (re.search(self.method, method) and re.search(self.path, path)) or self.times == 0:
             return False
         if self.after:
@@ -87,22 +87,22 @@ class Proxy:
     closing: threading.Event = field(default_factory=threading.Event)
 
     def kill(self, process: int, mutations: int) -> None:
-        """Kill a process as soon as so many more mutating requests have landed, before it hears of the last one."""
+        """Kill a process once so many more mutating requests have landed, before it gets the last one's answer."""
         with self.lock:
             self.victim, self.mutations_left = process, mutations
 
     def reset(self) -> None:
-        """No faults, no victim, no memory of requests."""
+        """Forget all faults, the victim and the recorded requests."""
         with self.lock:
             self.faults, self.requests, self.victim = [], [], None
 
     def fault(self, method: str, path: str) -> Fault | None:
-        """The fault that this request meets."""
+        """The fault for this request, or None."""
         with self.lock:
             return next((fault for fault in self.faults if fault.due(method, path)), None)
 
     def landed(self, request: Request) -> bool:
-        """Note a forwarded request. Kills the victim where it is time; returns whether it did."""
+        """Record a forwarded request. Kills the victim if it is due; returns whether it did."""
         with self.lock:
             self.requests.append(request)
             if self.victim is None or not request.mutating:
@@ -116,7 +116,7 @@ class Proxy:
 
 
 class Server(ThreadingHTTPServer):
-    """Many connections at once; closing one never says goodbye first, so that a reset is a reset."""
+    """Many connections at once; closes them without an orderly shutdown, so that the client sees a reset."""
 
     request_queue_size = 64
 
@@ -128,7 +128,7 @@ class Server(ThreadingHTTPServer):
         self.close_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that were killed break their connections."""
+        """Log nothing: clients that were killed break their connections."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
 
     def _refused(self, conditions: Conditions) -> bool:
-        """Treat conditional headers as another kind of server would; whether that answered the request."""
+        """Treat conditional headers as another kind of server would; true if that answered the request."""
         create, swap = self.headers.get("If-None-Match"), self.headers.get("If-Match")
         if conditions == "ignored":
             del self.headers["If-None-Match"], self.headers["If-Match"]
@@ -210,12 +210,12 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(status, [("Content-Type", "application/xml")], text.encode(), None)
 
     def _reset(self) -> None:
-        """Break the connection: the client sees a reset, not an end."""
+        """Break the connection: the client sees a reset, not an orderly end."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def proxying(upstream: str, conditions: Conditions = "as they are") -> Iterator[
         try:
             with patch.dict(os.environ, AWS_ENDPOINT_URL_S3=proxy.url):
                 yield proxy
-        finally:  # a test that fails must not leave a thread that waits for ever
+        finally:  # a failed test must not leave a thread that waits forever
             proxy.closing.set()
             server.shutdown()
             thread.join()

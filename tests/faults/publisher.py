@@ -1,7 +1,7 @@
 """A process that publishes, so that it can be killed: `python -m tests.faults.publisher STORE FIRST COUNT`.
 
-Says `ready` and waits for a line. Then publishes COUNT contents, numbered from FIRST, and prints a line for each that
-was acknowledged: its number and version.
+Prints `ready` and waits for a line. Then publishes COUNT contents, numbered from FIRST, and prints the number and the
+version of each after its publish returned.
 On a local store, RETRAIN_TEST_DIE_AFTER makes it kill itself after so many writes; a server's proxy kills from outside.
 """
 
@@ -21,12 +21,12 @@ from tasks.storage.probe import check
 
 
 def contents(number: int) -> dict[str, bytes]:
-    """What is published under a number."""
+    """The files that are published for a number."""
     return {"model.keras": b"model %d" % number * 500, "report.html": b"<p>%d</p>" % number}
 
 
 def main(url: str, first: int, count: int) -> None:
-    """Publish, and tell each time that it was acknowledged."""
+    """Publish, and print a line after each publish."""
     store = open_store(url)
     capabilities = check(store)
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""The stores that publishing is tried on: a local one, and S3 servers of several kinds, each behind the fault proxy.
+"""The stores of the publishing tests: a local one, and several kinds of S3 server, each behind the fault proxy.
 
 moto and ministack come with the tests' requirements. `S3RVER` names the program of s3rver, from npm, where
 it is installed: a server that accepts conditional writes and ignores them.
@@ -25,7 +25,7 @@ from tests.faults.proxy import Conditions, Proxy, proxying
 
 
 class Kind(NamedTuple):
-    """A kind of store: how its server is started, and what its proxy makes of conditional writes."""
+    """A kind of store: how to start its server, and how its proxy treats conditional writes."""
 
     name: str
     serving: Callable[[], AbstractContextManager[str]] | None
@@ -82,7 +82,7 @@ def s3rver() -> Iterator[str]:
     port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [os.environ["S3RVER"], "-d", folder, "-p", str(port), "-a", "127.0.0.1", "--silent"]
-        keys = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}  # the only ones it knows
+        keys = {"AWS_ACCESS_KEY_ID": "S3RVER", "AWS_SECRET_ACCESS_KEY": "S3RVER"}  # the only ones that it accepts
         with _process(command, port, {}), patch.dict(os.environ, s3.SETTINGS | keys):
             yield f"http://127.0.0.1:{port}"
 

@@ -1,4 +1,4 @@
-"""The whole job, unchanged, on every kind of store: it publishes once, and a second run finds all it needs."""
+"""The whole job, unchanged, on every kind of store: it publishes once, and a second run reuses every step."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_job_runs_on_every_kind_of_store(kind: servers.Kind, tmp_path: Path,
 
 
 def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: Path, prefect_server: None) -> None:
-    """Each on a machine of its own; at worst both do the work, and the second finds that it is done."""
+    """Each on a machine of its own; at worst both do the work, and the second one publishes nothing."""
     both = [start(store_url, RETRAIN_HOME=str(tmp_path / name)) for name in ("one", "two")]
     first, second = (finished(process) for process in both)
     assert first["decision"]["checks"][:4] == second["decision"]["checks"][:4]
@@ -62,7 +62,7 @@ def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: 
     assert registry.verify(registry.versions()[0]) == []
     assert registry.verify_champion() == []
     third = retrain(store_url)
-    # The report tells the seconds of both runs' steps, whichever were kept last; so it may be drawn again.
+    # The report states the seconds of the results that were cached last, from either run, so it may be computed again.
     cached = {step["name"] for step in third["steps"] if step["cached"]}
     assert cached >= {"download", "preprocess", "train", "evaluate", "load_back"}
     assert third["verdict"] == "already published"

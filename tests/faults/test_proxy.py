@@ -1,4 +1,4 @@
-"""The proxy itself: each fault does to a client what it says."""
+"""The proxy itself: each fault has its documented effect on a client."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ READS: list[tuple[Kind, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("kind", "error"), READS)
-def test_a_read_meets_its_fault_once(proxy: Proxy, bucket: str, kind: Kind, error: type[Exception]) -> None:
+def test_a_read_gets_its_fault_once(proxy: Proxy, bucket: str, kind: Kind, error: type[Exception]) -> None:
     proxy.faults.append(Fault(kind, method="GET", path="key"))
     with pytest.raises(error):
         get(bucket)

@@ -1,4 +1,4 @@
-"""Publishing through everything that can go wrong, with real processes and real servers.
+"""Publishing despite kills, races and faults, with real processes and real servers.
 
 Each kind of store is a server with a proxy in front: the proxy counts, breaks and kills. Slow: `make test-faults`.
 """
@@ -50,8 +50,8 @@ def proxy(kind: servers.Running) -> Proxy:
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer tries and shorter waits, so that what fails for ever fails soon."""
+def fail_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer attempts and shorter time-outs, so that a lasting fault fails soon."""
     retries = Config(retries={"total_max_attempts": 2}, read_timeout=1)
     monkeypatch.setattr("tasks.storage.s3.CONFIG", CONFIG.merge(retries))
 
@@ -67,8 +67,8 @@ def start(store: str, first: int, count: int = 1, **environment: str) -> subproc
     return process
 
 
-def acknowledged(process: subprocess.Popen[str]) -> dict[int, int]:
-    """Let a publisher go: the version of each content that it acknowledged before its end."""
+def published_by(process: subprocess.Popen[str]) -> dict[int, int]:
+    """Start a waiting publisher: the version of each content that it published before its end."""
     printed, errors = process.communicate("go\n", timeout=150)
     assert process.returncode in {0, -9}, errors
     return {int(line.split()[0]): int(line.split()[1]) for line in printed.splitlines()}
@@ -106,7 +106,7 @@ def test_a_publisher_killed_after_any_write_loses_nothing(kind: servers.Running,
     publish(store, 1)
     victim = start(store, 2, 1, **kind.dying(writes))
     kind.kill(victim.pid, writes)
-    assert acknowledged(victim) == {}
+    assert published_by(victim) == {}
     assert victim.returncode == -9
 
     registry = Registry(open_store(store), "mnist")
@@ -116,7 +116,7 @@ def test_a_publisher_killed_after_any_write_loses_nothing(kind: servers.Running,
     assert registry.manifest(champion).facts["number"] == champion.version
     assert champion.version == (2 if writes >= WRITES - 1 else 1)
 
-    assert acknowledged(start(store, 2)) == {2: 2}
+    assert published_by(start(store, 2)) == {2: 2}
     assert numbers_published(store) == [1, 2]
     settled(store)
 
@@ -125,7 +125,7 @@ def test_another_publish_after_a_kill_is_not_held_up(kind: servers.Running, stor
     publish(store, 1)
     victim = start(store, 2, 1, **kind.dying(3))
     kind.kill(victim.pid, 3)
-    assert acknowledged(victim) == {}
+    assert published_by(victim) == {}
     assert publish(store, 3) == 3
     assert publish(store, 2) == 2
     assert numbers_published(store) == [1, 2, 3]
@@ -136,13 +136,15 @@ def test_publishers_that_race_lose_nothing(kind: servers.Running, store: str) ->
     processes, each = 5, 8
     racers = [start(store, process * each, each) for process in range(processes)]
     with ThreadPoolExecutor(processes) as threads:
-        found = {
-            number: version for printed in threads.map(acknowledged, racers) for number, version in printed.items()
+        versions = {
+            number: version for printed in threads.map(published_by, racers) for number, version in printed.items()
         }
-    assert sorted(found) == list(range(processes * each))
-    assert sorted(found.values()) == list(range(1, processes * each + 1))
+    assert sorted(versions) == list(range(processes * each))
+    assert sorted(versions.values()) == list(range(1, processes * each + 1))
     published = numbers_published(store)
-    assert {number: published[version - 1] for number, version in found.items()} == {number: number for number in found}
+    assert {number: published[version - 1] for number, version in versions.items()} == {
+        number: number for number in versions
+    }
     settled(store)
 
 
@@ -181,7 +183,7 @@ def test_a_publish_survives_a_fault_that_passes(proxy: Proxy, store: str, fault:
     proxy.faults.append(replace(fault))
     again = Registry(open_store(store), "mnist", capabilities)
     assert again.publish(contents(2), {"number": 2}, "content 2").version == 2
-    assert proxy.faults[0].times == 0, "the fault was met"
+    assert proxy.faults[0].times == 0, "no request got the fault"
     assert numbers_published(store) == [1, 2]
     settled(store)
 
@@ -201,7 +203,7 @@ LASTING = [
 @BROKEN
 @pytest.mark.parametrize("fault", LASTING, ids=lambda fault: f"{fault.kind} {fault.method} {fault.path}")
 def test_a_fault_that_lasts_is_one_line_and_the_next_publish_completes(
-    proxy: Proxy, store: str, fault: Fault, hasty: None
+    proxy: Proxy, store: str, fault: Fault, fail_fast: None
 ) -> None:
     publish(store, 1)
     capabilities = Registry(open_store(store), "mnist").capabilities

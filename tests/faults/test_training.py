@@ -1,4 +1,4 @@
-"""Trainings that are killed: real processes, SIGKILL, and another process that goes on."""
+"""Trainings that are killed: real processes, SIGKILL, and another process that resumes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Deadly(Checkpoints):
 fit(examples(), LONG, checkpoints=Deadly(open_store(store), "train/key/cpu"))
 """
 
-# Goes on in another process, and tells the weights and the losses.
+# Resumes in another process, and prints the digest of the weights and the losses.
 RESUMED = """
 import json, logging, sys
 from tasks.learning.checkpoints import Checkpoints
@@ -82,7 +82,7 @@ def test_a_training_that_is_killed_goes_on_elsewhere_and_ends_with_the_same_bits
     assert json.loads(resumed.stdout.splitlines()[-1]) == list(uninterrupted)
 
 
-# Trains once, then again with what is left of a resource that really runs out.
+# Trains once, then again with a resource limit that is really exceeded.
 STARVED = """
 import resource, sys
 from tasks.learning import model_file

@@ -188,9 +188,9 @@ def test_modules_left_out_of_the_keys_only_declare_fields() -> None:
 
 
 def test_the_closure_follows_imports_inside_functions_and_packages() -> None:
-    found = closure("tasks.report.step")
-    assert {"tasks.report", "tasks.report.html", "tasks.report.figures", "tasks.data.arrays"} <= found
-    assert not any(name.startswith(PLUMBING) for name in found)
+    modules = closure("tasks.report.step")
+    assert {"tasks.report", "tasks.report.html", "tasks.report.figures", "tasks.data.arrays"} <= modules
+    assert not any(name.startswith(PLUMBING) for name in modules)
 
 
 def test_what_changed_is_said_in_words() -> None:

@@ -21,29 +21,29 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 class Text(Value):
-    kept: Artifact
+    content: Artifact
 
 
 @step()
 def write(text: str, run: Run) -> Text:
-    return Text(kept=run.artifacts.put(text.encode(), "text/plain"))
+    return Text(content=run.artifacts.put(text.encode(), "text/plain"))
 
 
 @step()
-def upper(given: Artifact, run: Run) -> Text:
-    return Text(kept=run.artifacts.put(run.artifacts.get(given).upper(), "text/plain"))
+def upper(artifact: Artifact, run: Run) -> Text:
+    return Text(content=run.artifacts.put(run.artifacts.get(artifact).upper(), "text/plain"))
 
 
 @step(cached=False)
-def read(given: Artifact, run: Run) -> Text:
-    run.artifacts.get(given)
-    return Text(kept=given)
+def read(artifact: Artifact, run: Run) -> Text:
+    run.artifacts.get(artifact)
+    return Text(content=artifact)
 
 
 @step(checkpoints=True)
 def long(steps: int, run: Run) -> Text:
     run.store.put(f"{CHECKPOINTS}{long.key(steps, run)}/0001", b"half of it")
-    return Text(kept=run.artifacts.put(b"done", "text/plain"))
+    return Text(content=run.artifacts.put(b"done", "text/plain"))
 
 
 def run_with(folder: Path, work: Callable[[Run], Any], url: str = "") -> Any:
@@ -63,12 +63,12 @@ def test_what_is_lost_between_two_steps_is_made_again(
 
     def work(run: Run) -> None:
         first = write("text", run)
-        second = upper(first.kept, run)
+        second = upper(first.content, run)
         copies = LocalStore(home() / "cache")
         for store in (run.store, copies):
             for entry in list(store.list("")) if store is copies else removable(store, soon()):
                 store.delete(entry.key)
-        assert read(second.kept, run) == second
+        assert read(second.content, run) == second
         assert names(run) == [("write", False), ("upper", False), ("write", False), ("upper", False), ("read", False)]
 
     run_with(tmp_path, work, store_url)
@@ -83,11 +83,11 @@ def test_what_no_step_of_the_run_made_is_an_error(tmp_path: Path) -> None:
 
 def test_a_store_that_loses_everything_at_once_is_not_fed_for_ever(tmp_path: Path) -> None:
     def work(run: Run) -> None:
-        made = write("text", run)
+        first = write("text", run)
         run.artifacts.get = lambda artifact: (_ for _ in ()).throw(  # type: ignore[method-assign]
             ArtifactError("cannot use it", "it is lost", "Run again.", artifact.sha256)
         )
-        read(made.kept, run)
+        read(first.content, run)
 
     with pytest.raises(ArtifactError, match="it is lost"):
         run_with(tmp_path, work)
@@ -132,28 +132,28 @@ def test_of_many_changes_the_first_are_said() -> None:
 
 def test_the_inventory_and_what_of_it_is_old(store_url: str, tmp_path: Path) -> None:
     def work(run: Run) -> Run:
-        upper(write("text", run).kept, run)
+        upper(write("text", run).content, run)
         return run
 
     store = run_with(tmp_path, work, store_url).store
     store.put(f"{CHECKPOINTS}train/key/cpu/0003-abc", b"state")
-    found = cache_items(store)
-    assert sorted((each.step, each.what) for each in found) == [
+    items = cache_items(store)
+    assert sorted((item.step, item.what) for item in items) == [
         ("train", "checkpoint"),
         ("upper", "result"),
         ("write", "result"),
     ]
-    assert all(each.size > 4 for each in found)
+    assert all(item.size > 4 for item in items)
     assert removable(store, datetime.now(UTC) - timedelta(days=1)) == []
     everything = [entry.key for entry in removable(store, soon())]
     assert [key.rpartition("/")[0].split("/")[:2] for key in everything[-2:]] == [["cache", "objects"]] * 2
     assert len(everything) == 5
     lost = next(key for key in everything if key.startswith("cache/objects/"))
     store.delete(lost)
-    assert "1 artifacts lost" in {each.what for each in cache_items(store)}
+    assert "1 artifacts lost" in {item.what for item in cache_items(store)}
     record = next(key for key in everything if key.startswith("cache/results/"))
     store.put(record, b"damaged")
-    assert "damaged" in {each.what for each in cache_items(store)}
+    assert "damaged" in {item.what for item in cache_items(store)}
 
 
 def test_an_old_artifact_that_a_young_result_names_stays(tmp_path: Path) -> None:

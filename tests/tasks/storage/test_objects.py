@@ -1,4 +1,4 @@
-"""What both stores promise, one suite for the two."""
+"""The guarantees of `ObjectStore`: one suite for the local store and for S3."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def test_every_page_of_a_listing_is_read() -> None:
         return s3.Reply(200, f"<ListBucketResult>{item}{more}</ListBucketResult>".encode())
 
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>go</NextContinuationToken>"
-    with answering(page("a/1", more), page("a/2", "<IsTruncated>false</IsTruncated>")) as (store, asked):
+    with answering(page("a/1", more), page("a/2", "<IsTruncated>false</IsTruncated>")) as (store, requests):
         assert [entry.key for entry in store.list("a/")] == ["a/1", "a/2"]
-    assert "continuation-token=go" in asked[1].path
+    assert "continuation-token=go" in requests[1].path
 
 
 def test_what_is_deleted_is_gone_and_may_be_deleted_again(store: ObjectStore) -> None:
@@ -228,22 +228,22 @@ def test_opening_a_local_store_does_not_import_boto3() -> None:
     ],
 )
 def test_a_store_that_cannot_work_says_why_before_any_work(bucket: str, settings: dict[str, str], why: str) -> None:
-    kept = {name: value for name, value in (os.environ | settings).items() if value}
-    with patch.dict(os.environ, kept, clear=True), patch("tasks.storage.s3.CONFIG", _hasty()):
+    environment = {name: value for name, value in (os.environ | settings).items() if value}
+    with patch.dict(os.environ, environment, clear=True), patch("tasks.storage.s3.CONFIG", _fail_fast()):
         store = open_store(bucket)
         with pytest.raises(StoreError, match=why):
             check(store)
 
 
-def _hasty() -> Config:
+def _fail_fast() -> Config:
     return CONFIG.merge(Config(retries={"total_max_attempts": 1}, connect_timeout=1))
 
 
 @contextmanager
 def answering(*replies: s3.Reply) -> Iterator[tuple[ObjectStore, list[s3.Request]]]:
-    """A store whose server gives these answers, and what it was asked."""
-    with s3.scripted(list(replies)) as asked, patch("tasks.storage.s3.CONFIG", _hasty()):
-        yield open_store("s3://bucket"), asked
+    """A store whose server gives these answers, and the requests that it got."""
+    with s3.scripted(list(replies)) as requests, patch("tasks.storage.s3.CONFIG", _fail_fast()):
+        yield open_store("s3://bucket"), requests
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_aws_settings_that_cannot_be_used_are_a_usage_error(s3_server: str, sett
 
 
 def test_a_body_that_breaks_off_is_asked_for_again() -> None:
-    with answering(s3.Reply(200, b"hal", 4), s3.Reply(200, b"half")) as (store, asked):
+    with answering(s3.Reply(200, b"hal", 4), s3.Reply(200, b"half")) as (store, requests):
         assert store.get("key").data == b"half"
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 def test_a_body_that_breaks_off_for_ever_is_an_error() -> None:
@@ -306,9 +306,9 @@ AMBIGUOUS = [s3.failure(412, "PreconditionFailed"), s3.failure(500, "InternalErr
 
 @pytest.mark.parametrize("answer", AMBIGUOUS)
 def test_a_conditional_write_that_landed_counts_whatever_was_answered(answer: s3.Reply) -> None:
-    with answering(answer, s3.Reply(200, b"mine")) as (store, asked):
+    with answering(answer, s3.Reply(200, b"mine")) as (store, requests):
         store.compare_and_swap("key", b"mine", '"old"')
-    assert [request.method for request in asked] == ["PUT", "GET"]
+    assert [request.method for request in requests] == ["PUT", "GET"]
 
 
 @pytest.mark.parametrize(("answer", "error"), list(zip(AMBIGUOUS, (KeyConflict, StoreError, StoreError), strict=True)))
@@ -321,15 +321,15 @@ def test_a_conditional_write_that_did_not_land_is_an_error(answer: s3.Reply, err
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "XAmzContentSHA256Mismatch"])
 def test_a_write_that_the_server_wants_again_is_sent_again(code: str) -> None:
-    with answering(s3.failure(409, code), s3.Reply(200)) as (store, asked):
+    with answering(s3.failure(409, code), s3.Reply(200)) as (store, requests):
         store.put_once("key", b"mine")
-    assert [request.headers["if-none-match"] for request in asked] == ["*", "*"]
+    assert [request.headers["if-none-match"] for request in requests] == ["*", "*"]
 
 
 def test_a_write_is_signed_whole_and_carries_its_sha256(s3_server: str) -> None:
-    with answering(s3.Reply(200)) as (store, asked):
+    with answering(s3.Reply(200)) as (store, requests):
         store.compare_and_swap("key", b"data", '"old"')
-    ((method, path, headers),) = asked
+    ((method, path, headers),) = requests
     digest = hashlib.sha256(b"data")
     assert (method, path) == ("PUT", "/bucket/key")
     assert headers["x-amz-checksum-sha256"] == base64.b64encode(digest.digest()).decode()

@@ -1,4 +1,4 @@
-"""What the probe finds out, on stores that treat conditional writes in every way there is."""
+"""The probe's results, on stores that treat conditional writes in every known way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Careless(LocalStore):
 
 
 class Refusing(LocalStore):
-    """A store that knows no conditions."""
+    """A store that refuses conditions."""
 
     def put_once(self, key: str, data: bytes) -> None:
         raise NotOffered("cannot write", "not implemented", "Do without.")
@@ -56,7 +56,7 @@ class Swapless(LocalStore):
 
 
 class Never(LocalStore):
-    """A store that holds no tag for the right one."""
+    """A store whose swaps always conflict."""
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
         raise KeyConflict("cannot write", "it changed", "Read it again.")
@@ -74,7 +74,7 @@ class Unquoted(LocalStore):
         return tag.strip('"') if tag else None
 
 
-FOUND: list[tuple[type[LocalStore], str, str, str]] = [
+STORES: list[tuple[type[LocalStore], str, str, str]] = [
     (LocalStore, "enforced", "enforced", "pointer"),
     (Unquoted, "enforced", "enforced without quotes", "pointer"),
     (Careless, "ignored", "ignored", "history"),
@@ -84,13 +84,13 @@ FOUND: list[tuple[type[LocalStore], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "create", "swap", "decides"), FOUND)
-def test_what_a_store_does_with_conditions_is_found_out(
+@pytest.mark.parametrize(("kind", "create", "swap", "decides"), STORES)
+def test_the_probe_reports_what_a_store_does_with_conditions(
     kind: type[LocalStore], create: str, swap: str, decides: str, tmp_path: Path
 ) -> None:
     store = kind(tmp_path)
-    found = check(store)
-    assert (found.create, found.swap, found.decides) == (create, swap, decides)
+    capabilities = check(store)
+    assert (capabilities.create, capabilities.swap, capabilities.decides) == (create, swap, decides)
     assert not list(store.list(""))
 
 
@@ -102,8 +102,8 @@ def test_a_tag_is_given_as_the_store_wants_it() -> None:
 
 def test_a_setting_lets_the_history_decide_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RETRAIN_HISTORY_DECIDES", "1")
-    found = check(LocalStore(tmp_path))
-    assert (found.create, found.swap, found.decides) == ("enforced", "enforced", "history")
+    capabilities = check(LocalStore(tmp_path))
+    assert (capabilities.create, capabilities.swap, capabilities.decides) == ("enforced", "enforced", "history")
 
 
 def test_writers_that_race_have_one_winner_where_writes_are_atomic(tmp_path: Path) -> None:

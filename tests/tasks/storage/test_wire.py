@@ -1,4 +1,4 @@
-"""What the S3 store sends over TLS, byte by byte, and what it makes of every answer, or of none."""
+"""The bytes that the S3 store sends over TLS, and its result for every kind of answer, or for none."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def connected(
     pem: Path, *acts: tls.Act, config: Config = ONCE, settings: Mapping[str, str] | None = None
 ) -> Iterator[tuple[ObjectStore, list[tls.Sent]]]:
-    """A store whose server does this, over TLS, and what it was sent; `config` and `settings` change the store's."""
+    """A store whose server acts so, over TLS, and what the server got; `config` and `settings` change the store's."""
     with (
         tls.recording(pem, acts) as sent,
         patch.dict(os.environ, settings or {}),
@@ -66,8 +66,8 @@ def followed_by(token: str) -> str:
     return f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
 
 
-def oddities(request: tls.Sent, data: bytes = b"", **conditions: str) -> set[str]:
-    """All that is not just as it should be: names of headers that are wrong, missing or too many, and `body`."""
+def differences(request: tls.Sent, data: bytes = b"", **conditions: str) -> set[str]:
+    """Differences from the expected request: names of headers that are wrong, missing or too many, and `body`."""
     digest = hashlib.sha256(data)
     due = {"x-amz-content-sha256": digest.hexdigest()} | conditions
     if request.line.startswith("PUT"):
@@ -101,10 +101,10 @@ def test_a_request_is_the_data_and_its_signature_whatever_the_user_s_settings(
         assert not list(store.list("key"))
         store.delete("key")
     put, once, swap, get, listing, delete = sent
-    assert not oddities(put, data)
-    assert not oddities(once, data, **{"if-none-match": "*"})
-    assert not oddities(swap, data, **{"if-match": '"quoted"'})
-    assert not oddities(get) | oddities(listing) | oddities(delete)
+    assert not differences(put, data)
+    assert not differences(once, data, **{"if-none-match": "*"})
+    assert not differences(swap, data, **{"if-match": '"quoted"'})
+    assert not differences(get) | differences(listing) | differences(delete)
     assert put.line == "PUT /bucket/a%20prefix/a%2Bkey HTTP/1.1"
     assert listing.line == "GET /bucket?list-type=2&prefix=a%20prefix%2Fkey&encoding-type=url HTTP/1.1"
 
@@ -120,7 +120,7 @@ def test_a_setting_left_out_would_be_seen_on_the_wire(pem: Path, config: Config,
     with connected(pem, Reply(200), Reply(200, b"data"), config=config) as (store, sent):
         store.put("key", b"data")
         store.get("key")
-    assert [oddities(sent[0], b"data"), oddities(sent[1])] == seen
+    assert [differences(sent[0], b"data"), differences(sent[1])] == seen
 
 
 FRAME = {"body", "content-length", "content-encoding", "transfer-encoding", "x-amz-decoded-content-length"}
@@ -136,7 +136,7 @@ def test_a_frame_around_data_without_a_checksum_would_be_seen_on_the_wire(
 ) -> None:
     with connected(pem, Reply(200), config=config, settings=ALL_CHECKSUMS) as (_, sent):
         client().put_object(Bucket="bucket", Key="key", Body=b"data")
-    assert oddities(sent[0], b"data") == seen
+    assert differences(sent[0], b"data") == seen
 
 
 def test_a_tag_goes_over_the_wire_as_it_is_given(pem: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_tag_goes_over_the_wire_as_it_is_given(pem: Path) -> None:
     assert sent[0].headers["if-match"] == "no quotes"
 
 
-def complaint(store: ObjectStore, verb: str = "write") -> str:
-    """What a request that fails says, and that it is one line of three parts."""
+def error_of(store: ObjectStore, verb: str = "write") -> str:
+    """The error of a failing request without its first part; checks that it is one line."""
     requests: dict[str, Callable[[], object]] = {
         "write": lambda: store.put("key", b"data"),
         "read": lambda: store.get("key"),
@@ -155,10 +155,10 @@ def complaint(store: ObjectStore, verb: str = "write") -> str:
     }
     with pytest.raises(StoreError) as caught:
         requests[verb]()
-    what, says = f"cannot {verb} s3://bucket/a prefix/key: ", str(caught.value)
-    assert says.startswith(what)
-    assert "\n" not in says
-    return says.removeprefix(what)
+    what, message = f"cannot {verb} s3://bucket/a prefix/key: ", str(caught.value)
+    assert message.startswith(what)
+    assert "\n" not in message
+    return message.removeprefix(what)
 
 
 CHECK_TLS, CHECK_NETWORK = "Check AWS_ENDPOINT_URL_S3 and AWS_CA_BUNDLE.", "Check the network, AWS_ENDPOINT_URL_S3"
@@ -167,10 +167,10 @@ CHECK_TLS, CHECK_NETWORK = "Check AWS_ENDPOINT_URL_S3 and AWS_CA_BUNDLE.", "Chec
 def test_a_certificate_of_an_unknown_authority_is_refused(pem: Path) -> None:
     with connected(pem, Reply(200)) as (_, sent), patch.dict(os.environ):
         del os.environ["AWS_CA_BUNDLE"]
-        says = complaint(open_store("s3://bucket/a prefix"))
+        message = error_of(open_store("s3://bucket/a prefix"))
         endpoint = os.environ["AWS_ENDPOINT_URL_S3"]
-    assert says.startswith(f"the certificate of {endpoint} is not trusted: self")
-    assert says.endswith(". Set AWS_CA_BUNDLE to the certificates of its authority.")
+    assert message.startswith(f"the certificate of {endpoint} is not trusted: self")
+    assert message.endswith(". Set AWS_CA_BUNDLE to the certificates of its authority.")
     assert not sent
 
 
@@ -182,29 +182,29 @@ def test_a_certificate_for_another_host_is_refused(pem: Path) -> None:
     with connected(pem, Reply(200)) as (_, sent):
         elsewhere = os.environ["AWS_ENDPOINT_URL_S3"].replace("localhost", "127.0.0.1")
         with patch.dict(os.environ, moved(elsewhere)):
-            says = complaint(open_store("s3://bucket/a prefix"))
-    assert says.startswith(f"the certificate of {elsewhere} is not trusted: ")
-    assert "127.0.0.1" in says.removeprefix(f"the certificate of {elsewhere}")
+            message = error_of(open_store("s3://bucket/a prefix"))
+    assert message.startswith(f"the certificate of {elsewhere} is not trusted: ")
+    assert "127.0.0.1" in message.removeprefix(f"the certificate of {elsewhere}")
     assert not sent
 
 
 def test_a_missing_file_of_certificates_is_not_the_server_s_fault(pem: Path) -> None:
     with connected(pem, Reply(200), settings={"AWS_CA_BUNDLE": "/no/such/file"}) as (store, _):
-        assert complaint(store).endswith(f": No such file or directory. {CHECK_TLS}")
+        assert error_of(store).endswith(f": No such file or directory. {CHECK_TLS}")
 
 
 def test_a_server_without_tls_is_not_taken_for_one_with_a_bad_certificate() -> None:
     with s3.scripted([Reply(200)]), patch("tasks.storage.s3.CONFIG", CONFIG.merge(ONCE)):
         endpoint = os.environ["AWS_ENDPOINT_URL_S3"].replace("http:", "https:")
         with patch.dict(os.environ, moved(endpoint)):
-            says = complaint(open_store("s3://bucket/a prefix"))
-    assert says.startswith(f"no TLS with {endpoint}: ")
-    assert says.endswith(CHECK_TLS)
+            message = error_of(open_store("s3://bucket/a prefix"))
+    assert message.startswith(f"no TLS with {endpoint}: ")
+    assert message.endswith(CHECK_TLS)
 
 
 @pytest.fixture
 def refusing() -> str:
-    """An endpoint where nobody listens."""
+    """An endpoint where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"https://127.0.0.1:{taken.getsockname()[1]}"
@@ -212,7 +212,7 @@ def refusing() -> str:
 
 @pytest.fixture
 def busy() -> Iterator[str]:
-    """An endpoint that takes no more connections."""
+    """An endpoint that accepts no more connections."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -227,7 +227,7 @@ def busy() -> Iterator[str]:
 
 def unreached(endpoint: str) -> str:
     with patch.dict(os.environ, s3.SETTINGS | moved(endpoint)), patch("tasks.storage.s3.CONFIG", CONFIG.merge(ONCE)):
-        return complaint(open_store("s3://bucket/a prefix"))
+        return error_of(open_store("s3://bucket/a prefix"))
 
 
 def test_an_endpoint_that_refuses_is_named(refusing: str) -> None:
@@ -235,9 +235,9 @@ def test_an_endpoint_that_refuses_is_named(refusing: str) -> None:
 
 
 def test_an_endpoint_that_does_not_exist_is_named_and_its_password_is_not() -> None:
-    says = unreached("https://user:secret@no-such-host.invalid")
-    assert says.startswith("https://no-such-host.invalid cannot be reached: ")
-    assert CHECK_NETWORK in says
+    message = unreached("https://user:secret@no-such-host.invalid")
+    assert message.startswith("https://no-such-host.invalid cannot be reached: ")
+    assert CHECK_NETWORK in message
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse what Linux lets wait")
@@ -252,16 +252,16 @@ def test_an_endpoint_that_does_not_let_in_is_named(busy: str) -> None:
 def test_an_endpoint_that_gives_no_answer_is_named(pem: Path, verb: str, act: tls.Act, why: str) -> None:
     with connected(pem, act, config=ONCE.merge(Config(read_timeout=0.5))) as (store, _):
         endpoint = os.environ["AWS_ENDPOINT_URL_S3"]
-        assert complaint(store, verb).startswith(f"{endpoint} {why}. {CHECK_NETWORK}")
+        assert error_of(store, verb).startswith(f"{endpoint} {why}. {CHECK_NETWORK}")
 
 
 @pytest.mark.parametrize("act", [Reply(503), "drop"])
 def test_a_request_without_a_good_answer_is_made_four_times(pem: Path, act: tls.Act) -> None:
     fewer = {"AWS_MAX_ATTEMPTS": "1", "AWS_RETRY_MODE": "legacy"}
     with connected(pem, act, config=Config(), settings=fewer) as (store, sent):
-        complaint(store)
+        error_of(store)
         assert len(sent) == 4
-        complaint(store, "list")
+        error_of(store, "list")
     assert len(sent) == 8
 
 
@@ -305,7 +305,7 @@ def test_an_endpoint_on_this_machine_needs_no_encryption(endpoint: str) -> None:
 
 @pytest.mark.parametrize("denial", [failure(403, "AccessDenied"), Reply(403)])
 @pytest.mark.parametrize(
-    ("verb", "says"),
+    ("verb", "message"),
     [
         ("write", "access is denied. Grant s3:PutObject on the prefix."),
         ("list", "access is denied. Grant s3:ListBucket on the bucket."),
@@ -317,9 +317,11 @@ def test_an_endpoint_on_this_machine_needs_no_encryption(endpoint: str) -> None:
         ),
     ],
 )
-def test_a_denial_names_the_permission_that_the_request_needs(pem: Path, denial: Reply, verb: str, says: str) -> None:
+def test_a_denial_names_the_permission_that_the_request_needs(
+    pem: Path, denial: Reply, verb: str, message: str
+) -> None:
     with connected(pem, denial) as (store, _):
-        assert complaint(store, verb) == says
+        assert error_of(store, verb) == message
 
 
 def named(permission: str) -> Reply:
@@ -329,16 +331,16 @@ def named(permission: str) -> Reply:
 
 
 @pytest.mark.parametrize(
-    ("verb", "permission", "says"),
+    ("verb", "permission", "message"),
     [
         ("read", "s3:GetObject", "access is denied. Grant s3:GetObject."),
         ("read", "s3:ListBucket", "the server does not tell which. Grant s3:ListBucket."),
         ("write", "kms:GenerateDataKey", "access is denied. Grant kms:GenerateDataKey."),
     ],
 )
-def test_a_denial_that_names_the_permission_is_believed(pem: Path, verb: str, permission: str, says: str) -> None:
+def test_a_denial_that_names_the_permission_is_believed(pem: Path, verb: str, permission: str, message: str) -> None:
     with connected(pem, named(permission)) as (store, _):
-        assert complaint(store, verb).endswith(says)
+        assert error_of(store, verb).endswith(message)
 
 
 CLOCK = "this machine's clock is wrong. Set the clock, for example with NTP."
@@ -349,7 +351,7 @@ NO_BUCKET_OR_NO_S3 = "there is no such bucket, or this is no S3 server. Check --
 
 
 @pytest.mark.parametrize(
-    ("verb", "answer", "says"),
+    ("verb", "answer", "message"),
     [
         (
             "write",
@@ -382,9 +384,11 @@ NO_BUCKET_OR_NO_S3 = "there is no such bucket, or this is no S3 server. Check --
         ("write", Reply(502), "the server answered 502 Bad Gateway. See the server's log, or try again."),
     ],
 )
-def test_what_a_server_answers_is_one_line_with_the_next_step(pem: Path, verb: str, answer: Reply, says: str) -> None:
+def test_what_a_server_answers_is_one_line_with_the_next_step(
+    pem: Path, verb: str, answer: Reply, message: str
+) -> None:
     with connected(pem, answer) as (store, _):
-        assert complaint(store, verb) == says
+        assert error_of(store, verb) == message
 
 
 @pytest.mark.parametrize("answer", [Reply(404), failure(404, "NoSuchKey")])
@@ -416,8 +420,8 @@ UNKNOWN = [
 def test_a_condition_that_a_server_does_not_know_is_told_from_one_that_does_not_hold(
     pem: Path, answer: Reply, write: Callable[[ObjectStore], None]
 ) -> None:
-    says = rf"does not know this condition: it answered {answer.status} .*`retrain doctor`"
-    with connected(pem, answer, Reply(200, b"another's")) as (store, _), pytest.raises(NotOffered, match=says):
+    message = rf"does not know this condition: it answered {answer.status} .*`retrain doctor`"
+    with connected(pem, answer, Reply(200, b"another's")) as (store, _), pytest.raises(NotOffered, match=message):
         write(store)
     with connected(pem, answer, Reply(200, b"mine")) as (store, _):
         write(store)
@@ -426,7 +430,7 @@ def test_a_condition_that_a_server_does_not_know_is_told_from_one_that_does_not_
 @pytest.mark.parametrize("answer", UNKNOWN)
 def test_without_a_condition_it_is_an_answer_like_any_other(pem: Path, answer: Reply) -> None:
     with connected(pem, answer) as (store, _):
-        assert complaint(store).startswith(f"the server answered {answer.status} ")
+        assert error_of(store).startswith(f"the server answered {answer.status} ")
         with pytest.raises(StoreError) as caught:
             store.put("key", b"data")
     assert type(caught.value) is StoreError
@@ -486,13 +490,13 @@ def test_a_listing_that_breaks_off_midway_is_asked_for_again(pem: Path, broken: 
 @pytest.mark.parametrize("broken", NO_LISTING)
 def test_what_is_not_a_whole_listing_is_never_taken_for_one(pem: Path, broken: Reply) -> None:
     with connected(pem, broken) as (store, sent), patch("time.sleep"):
-        assert complaint(store, "list").startswith("the answer is not that of an S3 server: it is not a whole listing")
+        assert error_of(store, "list").startswith("the answer is not that of an S3 server: it is not a whole listing")
     assert len(sent) == ATTEMPTS
 
 
 def test_a_listing_that_turns_in_a_circle_ends(pem: Path) -> None:
     with connected(pem, page("1", more=followed_by("one"))) as (store, _), patch("time.sleep"):
-        assert "not a whole listing" in complaint(store, "list")
+        assert "not a whole listing" in error_of(store, "list")
 
 
 def test_keys_of_a_listing_are_decoded(pem: Path) -> None:
@@ -504,4 +508,4 @@ def test_keys_of_a_listing_are_decoded(pem: Path) -> None:
 
 def test_an_object_without_a_tag_comes_from_no_s3_server(pem: Path) -> None:
     with connected(pem, b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nLog in") as (store, _):
-        assert complaint(store, "read").startswith("the answer is not that of an S3 server: it has no ETag. Check AWS_")
+        assert error_of(store, "read").startswith("the answer is not that of an S3 server: it has no ETag. Check AWS_")
