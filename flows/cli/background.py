@@ -1,11 +1,13 @@
 """`retrain up`, `status` and `down`: a Prefect server and workers in the background of this machine.
 
     $RETRAIN_HOME/up/state.json    port, store, and the processes that were started
+    $RETRAIN_HOME/up/password      user and password of the server, for its workers, our own clients and the interface
     $RETRAIN_HOME/up/*.log         the output of each process
     $RETRAIN_HOME/up/prefect.db    the server's database: runs, schedules, logs
 
 A process counts as started here only if its id *and* its creation time agree: the system may give the id to another
-program. Everything listens on loopback. Called by `main`, `run` and `deploy`; only `up` imports Prefect.
+program. Everything listens on loopback; only the owner can enter the folder. Called by `main`, `run` and `deploy`; only
+`up` imports Prefect.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ from pydantic import Field
 
 from flows.cli.command import NOTIFY, Command
 from flows.cli.progress import show_progress
-from flows.cli.server import START_TIMEOUT, configured_api_url, is_reachable
+from flows.cli.server import (
+    START_TIMEOUT,
+    Server,
+    configured_api_url,
+    is_reachable,
+    make_private,
+    new_password,
+    protection,
+)
 from tasks.errors import ServerError, UsageError
 from tasks.settings import DeviceChoice, home
 from tasks.storage import open_store
@@ -66,6 +76,7 @@ class State(Value):
     port: int
     store: str
     processes: dict[str, Process] = Field(default_factory=dict)
+    has_password: bool = False
 
     @property
     def address(self) -> str:
@@ -97,6 +108,7 @@ def up(options: argparse.Namespace) -> int:
     check(store)  # so that a wrong address fails here and not in the first run
     state = _ensure_server(previous, options.port, store.url)
     _wait_until_ready(lambda: is_reachable(state.api), state, SERVER)
+    server = Server(state.api, _password())
     os.environ |= _environment(state)
 
     from deployments.setup import apply, create_pools
@@ -107,7 +119,7 @@ def up(options: argparse.Namespace) -> int:
             state = _start(state, name, _worker_command(pool, worker_options))
     apply(store.url, device, options.notify)
     for name, (pool, _) in WORKERS.items():
-        _wait_until_ready(lambda pool=pool: _pool_is_ready(state.api, pool), state, name)  # type: ignore[misc]
+        _wait_until_ready(lambda pool=pool: _pool_is_ready(server, pool), state, name)  # type: ignore[misc]
     print(_summary(state))
     return 0
 
@@ -136,10 +148,12 @@ def down(options: argparse.Namespace) -> int:
     return 0
 
 
-def running_api_url() -> str | None:
-    """The API address of the server that `retrain up` has started; None if it does not run."""
+def running_server() -> Server | None:
+    """The server that `retrain up` has started; None if it does not run."""
     state = _read_state()
-    return state.api if state and state.alive(SERVER) else None
+    if state is None or not state.alive(SERVER):
+        return None
+    return Server(state.api, _password() if state.has_password else None)
 
 
 def _ensure_server(state: State | None, port: int | None, store: str) -> State:
@@ -147,12 +161,15 @@ def _ensure_server(state: State | None, port: int | None, store: str) -> State:
     if state and state.alive(SERVER):
         if port not in {None, state.port}:
             raise UsageError(f"cannot use port {port}", f"the server runs on {state.port}", "End it: retrain down")
-        LOG.info("the server runs already")
-        return _write_state(state.model_copy(update={"store": store}))
-    if state:
+        if state.has_password:
+            LOG.info("the server runs already")
+            return _write_state(state.model_copy(update={"store": store}))
+        LOG.warning("the server that runs on port %d has no password; starting it again with one", state.port)
+        _terminate(state.processes.values())
+    elif state:
         LOG.warning("the server that was started on port %d is gone; starting it again", state.port)
         _terminate(state.processes.values())
-    new = State(port=port or (state.port if state else 4200), store=store)
+    new = State(port=port or (state.port if state else 4200), store=store, has_password=True)
     _require_free_port(new.port)
     return _start(new, SERVER, ["server", "start", "--host", "127.0.0.1", "--port", str(new.port)])
 
@@ -176,7 +193,9 @@ def _require_free_port(port: int) -> None:
 def _environment(state: State) -> dict[str, str]:
     """The environment variables of the server and the workers."""
     return {
+        **protection(state.address, _password()),
         "PREFECT_API_URL": state.api,
+        "PREFECT_API_AUTH_STRING": _password(),
         "PREFECT_HOME": str(_folder() / "prefect"),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{_folder() / 'prefect.db'}",
         "PREFECT_SERVER_UI_API_URL": state.api,
@@ -193,7 +212,8 @@ def _worker_command(pool: str, options: Iterable[str]) -> list[str]:
 def _start(state: State, name: str, command: list[str]) -> State:
     """Start a command of Prefect's in its own session, with its output in a log file, and return the new state."""
     LOG.info("starting the %s", name)
-    _folder().mkdir(parents=True, exist_ok=True)
+    _make_folder()
+    _log_file(name).touch(mode=0o600)
     with _log_file(name).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", *command],
@@ -203,6 +223,7 @@ def _start(state: State, name: str, command: list[str]) -> State:
             stdout=log,
             stderr=log,
             start_new_session=True,  # it outlives the terminal
+            umask=0o077 if name == SERVER else -1,  # a worker writes the store, which may be shared
         )
     born = psutil.Process(process.pid).create_time()
     return _write_state(
@@ -220,11 +241,12 @@ def _wait_until_ready(ready: Callable[[], bool], state: State, name: str) -> Non
         time.sleep(0.2)
 
 
-def _pool_is_ready(api: str, pool: str) -> bool:
+def _pool_is_ready(server: Server, pool: str) -> bool:
     import httpx
 
     try:
-        return bool(httpx.get(f"{api}/work_pools/{pool}", timeout=5).json()["status"] == "READY")
+        answer = httpx.get(f"{server.url}/work_pools/{pool}", headers=server.headers, timeout=5)
+        return bool(answer.json()["status"] == "READY")
     except (httpx.HTTPError, KeyError):
         return False
 
@@ -238,7 +260,8 @@ def _training_device(choice: DeviceChoice) -> DeviceChoice:
 
 def _summary(state: State) -> str:
     rows = [f"{name:<12} {_process_status(state, name)}" for name in [SERVER, *WORKERS]]
-    return "\n".join([*rows, f"{'store':<12} {state.store}", f"{'interface':<12} {state.address}"])
+    places = {"store": state.store, "interface": state.address, "password": f"in {_password_file()}"}
+    return "\n".join([*rows, *(f"{name:<12} {place}" for name, place in places.items())])
 
 
 def _process_status(state: State, name: str) -> str:
@@ -269,6 +292,28 @@ def _folder() -> Path:
     return home().resolve() / "up"
 
 
+def _make_folder() -> None:
+    make_private(home().resolve())
+    make_private(_folder())
+
+
+def _password_file() -> Path:
+    return _folder() / "password"
+
+
+def _password() -> str:
+    """User and password of the server; chosen at its first start, and kept over `down` and `up`."""
+    if not _password_file().exists():
+        _make_folder()
+        partial_file = _password_file().with_suffix(f".{os.getpid()}")
+        partial_file.touch(mode=0o600)
+        partial_file.write_text(f"{new_password()}\n")
+        with suppress(FileExistsError):  # another command was first, and its password counts
+            _password_file().hardlink_to(partial_file)
+        partial_file.unlink()
+    return _password_file().read_text().strip()
+
+
 def _state_file() -> Path:
     return _folder() / "state.json"
 
@@ -289,8 +334,9 @@ def _read_state() -> State | None:
 
 
 def _write_state(state: State) -> State:
-    _state_file().parent.mkdir(parents=True, exist_ok=True)
+    _make_folder()
     partial_file = _state_file().with_suffix(f".{os.getpid()}")
+    partial_file.touch(mode=0o600)
     partial_file.write_text(state.model_dump_json(indent=1))
     partial_file.replace(_state_file())
     return state

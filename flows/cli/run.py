@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import cast
 
-from flows.cli.background import running_api_url
+from flows.cli.background import running_server
 from flows.cli.ci_job import write_reports
 from flows.cli.command import Command
 from flows.cli.preload import preload
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
     from flows.cli.server import choose_server, use_server
 
-    server = choose_server(fallback=running_api_url())
+    server = choose_server(running_server())
     use_server(server)
     LOG.info("starting a temporary Prefect server" if server.temporary else f"Prefect server {server.url}")
     preload(settings)  # while a temporary server starts

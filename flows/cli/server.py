@@ -1,5 +1,9 @@
 """The Prefect server that a run reports to: the configured one, or a temporary one for this run alone.
 
+Every server that the project starts has a random password, permits browsers no other origin than its own address, and
+asks for a CSRF token: other users of the machine, and pages in a browser, could otherwise start programs with the
+owner's rights.
+
 A temporary server takes 10 to 30 seconds to start, mostly for imports. So it starts first, in its own process, and the
 run imports its own packages in the meantime. Its database is in a temporary folder. It ends with the run, also if the
 run is killed. Called by the commands; never imports Prefect, because `use_server` has to come first.
@@ -8,7 +12,9 @@ run is killed. Called by the commands; never imports Prefect, because `use_serve
 from __future__ import annotations
 
 import atexit
+import base64
 import os
+import secrets
 import shutil
 import socket
 import sqlite3
@@ -17,7 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,10 +61,37 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
 """
 
 
+def new_password() -> str:
+    """User and random password of a server, as Prefect's settings take them: the user is admin."""
+    return f"admin:{secrets.token_urlsafe(24)}"
+
+
+def protection(address: str, password: str) -> dict[str, str]:
+    """Prefect's settings of a server at this address that only who knows the password can use."""
+    return {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+    }
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that no other user can enter, also one that an earlier version made for all to read."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        with suppress(OSError):  # it belongs to somebody else, who decides
+            folder.chmod(0o700)
+
+
 def configured_api_url() -> str | None:
     """The API address of the server that the user has configured: PREFECT_API_URL, or Prefect's active profile."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
+    return _configured("PREFECT_API_URL")
+
+
+def _configured(name: str) -> str | None:
+    """One of Prefect's settings, from the environment or the active profile."""
+    if value := os.environ.get(name):
+        return value
     folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     path = Path(os.environ.get("PREFECT_PROFILES_PATH") or folder / "profiles.toml")
     try:
@@ -66,51 +99,98 @@ def configured_api_url() -> str | None:
     except FileNotFoundError:
         return None
     active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    url = profiles.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
-    return str(url) if url else None
+    value = profiles.get("profiles", {}).get(active, {}).get(name)
+    return str(value) if value else None
 
 
-def choose_server(fallback: str | None = None) -> Server:
+def existing_server(own: Server | None) -> Server | None:
+    """The configured server, or else `own`, that of `retrain up`; None where there is neither.
+
+    Raises:
+        ServerError: It does not answer within 30 s, or refuses the password.
+    """
+    url = configured_api_url()
+    if url and not (own and own.url == url):
+        own = Server(url, _configured("PREFECT_API_AUTH_STRING"))
+    if own:
+        _require_access(own)
+    return own
+
+
+def choose_server(own: Server | None = None) -> Server:
     """The server to use. A temporary one starts in the background and is ready after `Server.wait`.
 
     Args:
-        fallback: The API address to use if none is configured; None starts a temporary server.
+        own: The server of `retrain up`, to use if none is configured; None starts a temporary server.
 
     Raises:
-        ServerError: The configured server or the fallback does not answer within 30 s.
+        ServerError: The server to use does not answer within 30 s, or refuses the password.
     """
-    url = configured_api_url() or fallback
-    if url:
-        if not is_reachable(url, timeout=30):
-            raise ServerError(
-                f"cannot reach the Prefect server {url}",
-                "it does not answer",
-                "Start it, or unset PREFECT_API_URL to run with a temporary one.",
-            )
-        return Server(url)
+    if server := existing_server(own):
+        return server
     folder = Path(tempfile.mkdtemp(prefix="retrain-"))
-    process, port = _start(folder)
+    password = new_password()
+    process, port = _start(folder, password)
+    server = Server(f"http://127.0.0.1:{port}/api", password, process, folder)
     # Prefect sends its last logs and events when threads end, which is before this runs.
-    atexit.register(_stop, process, folder)
-    return Server(f"http://127.0.0.1:{port}/api", process, folder)
+    atexit.register(server.stop)
+    return server
 
 
-def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
-    process.kill()  # an orderly shutdown would only write to the database, which is deleted next
-    process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+def _require_access(server: Server) -> None:
+    if not is_reachable(server.url, timeout=30):
+        raise ServerError(
+            f"cannot reach the Prefect server {server.url}",
+            "it does not answer",
+            "Start it, or unset PREFECT_API_URL to use another.",
+        )
+    import httpx
+
+    try:
+        refused = httpx.get(f"{server.url}/admin/version", headers=server.headers, timeout=30).status_code == 401
+    except httpx.HTTPError:
+        return  # it answered a moment ago; the run's own client tries again
+    if refused:
+        raise ServerError(
+            f"cannot use the Prefect server {server.url}",
+            "it refuses the password" if server.password else "it asks for a password",
+            "Set PREFECT_API_AUTH_STRING to its user:password.",
+        )
 
 
 class Server:
-    """A Prefect server: its API address, and its process and folder if this run started it."""
+    """A Prefect server: its API address, its user:password, and its process and folder if this run started it."""
 
-    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, folder: Path | None = None) -> None:
-        self.url, self._process, self._folder = url, process, folder
+    def __init__(
+        self,
+        url: str,
+        password: str | None = None,
+        process: subprocess.Popen[bytes] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.url, self.password, self._process, self._folder = url, password, process, folder
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request needs to be let in."""
+        if self.password:
+            return {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"}
+        if key := _configured("PREFECT_API_KEY"):
+            return {"Authorization": f"Bearer {key}"}
+        return {}
 
     @property
     def temporary(self) -> bool:
         """Whether this run started the server, which then ends with it."""
         return self._process is not None
+
+    def stop(self) -> None:
+        """End a temporary server, and delete its folder."""
+        if self._process is None or self._folder is None:
+            return
+        self._process.kill()  # an orderly shutdown would only write to the database, which is deleted next
+        self._process.communicate()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait(self) -> None:
         """Wait until a temporary server answers.
@@ -135,19 +215,23 @@ class Server:
 def use_server(server: Server) -> None:
     """Point Prefect at the server and silence its console logger. Prefect reads this when it is imported."""
     os.environ["PREFECT_API_URL"] = server.url
+    if server.password:
+        os.environ["PREFECT_API_AUTH_STRING"] = server.password
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
 
-def _start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _start(folder: Path, password: str) -> tuple[subprocess.Popen[bytes], int]:
     if _migrated_database().exists():
         # To migrate a new database would take seconds.
         shutil.copyfile(_migrated_database(), folder / "prefect.db")
-    settings = SERVER_SETTINGS | {
+    port = _free_port()
+    settings = {
+        **SERVER_SETTINGS,
+        **protection(f"http://127.0.0.1:{port}", password),
         "PREFECT_HOME": str(folder),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
     }
-    port = _free_port()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVER_PROGRAM, str(port), str(folder)],
@@ -185,7 +269,7 @@ def _save_migrated_database(folder: Path) -> None:
     target_file = _migrated_database()
     if target_file.exists():
         return
-    target_file.parent.mkdir(parents=True, exist_ok=True)
+    make_private(target_file.parent)
     copy = folder / "template.db"
     with closing(sqlite3.connect(folder / "prefect.db")) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,30 @@ class Laptop:
         """`retrain up`."""
         return self.retrain("up", "--port", str(self.port), "--store", str(self.folder / "store"))
 
+    @property
+    def url(self) -> str:
+        """The address of the server's API."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def password(self) -> tuple[str, str]:
+        """User and password of the server."""
+        user, _, password = (self.folder / "home/up/password").read_text().strip().partition(":")
+        return user, password
+
+    def headers(self) -> dict[str, str]:
+        """What a request that changes something needs beside the password: a CSRF token."""
+        client = str(uuid.uuid4())
+        answer = httpx.get(f"{self.url}/csrf-token", params={"client": client}, auth=self.password, timeout=30)
+        return {"Prefect-Csrf-Token": answer.json()["token"], "Prefect-Csrf-Client": client}
+
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One request to the server; repeated while the answer is 503, which means that its database is busy."""
         for _ in range(10):
-            response = httpx.request(method, f"http://127.0.0.1:{self.port}/api/{path}", json=body, timeout=30)
+            headers = {} if method == "GET" else self.headers()
+            response = httpx.request(
+                method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
+            )
             if response.status_code != 503:
                 break
             time.sleep(1)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -36,6 +40,7 @@ def test_up_twice_then_down_leaves_nothing_running(laptop: Laptop) -> None:
     assert first.stdout.splitlines()[3:] == [
         f"store        {laptop.store.url}",
         f"interface    http://127.0.0.1:{laptop.port}",
+        f"password     in {laptop.folder / 'home/up/password'}",
     ]
     assert all(each.laddr.ip == "127.0.0.1" for each in processes[0].net_connections() if each.status == "LISTEN")
     deployments = laptop.api("POST", "deployments/filter", {})
@@ -60,6 +65,97 @@ def test_up_twice_then_down_leaves_nothing_running(laptop: Laptop) -> None:
     assert (status.returncode, status.stdout) == (1, "")
     assert "`retrain up` starts it" in status.stderr
     assert laptop.retrain("down").stderr == "nothing was started here\n"
+
+
+# As another user of the machine: reads what it can, and asks the API for each thing that would run a program.
+STRANGER = """
+import encodings.idna, json, os, sys, urllib.error, urllib.request
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)  # after the imports: the interpreter's files may be the owner's
+api, home = sys.argv[1:]
+def answer(method, path, body=None, **headers):
+    data = None if body is None else json.dumps(body).encode()
+    headers["Content-Type"] = "application/json"
+    request = urllib.request.Request(f"{api}/{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.headers.get("Access-Control-Allow-Origin")
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("Access-Control-Allow-Origin")
+def can(use, path):
+    try:
+        return bool(use(path) or True)
+    except OSError:
+        return False
+evil = {"Origin": "https://evil.example"}
+print(json.dumps({
+    "uid": os.getuid(),
+    "flow": answer("POST", "flows/", {"name": "evil"}, **evil),
+    "runs": answer("POST", "flow_runs/filter", {}, **evil),
+    "read runs": answer("GET", "flow_runs/00000000-0000-0000-0000-000000000000", **evil),
+    "csrf token": answer("GET", "csrf-token?client=evil"),
+    "wrong password": answer("GET", "admin/version", Authorization="Basic YWRtaW46YWRtaW4="),
+    "foreign host": answer("POST", "flow_runs/filter", {}, Host="evil.example"),
+    "preflight": answer("OPTIONS", "flows/", **evil, **{"Access-Control-Request-Method": "POST"})[1],
+    "health": answer("GET", "health"),
+    "enters": [path for path in (home, f"{home}/up") if can(os.listdir, path)],
+    "reads": [name for name in ("password", "state.json", "server.log") if can(open, f"{home}/up/{name}")],
+}))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_only_the_owner_can_use_the_server_or_read_what_it_keeps(laptop: Laptop) -> None:
+    assert laptop.up().returncode == 0
+    laptop.folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, laptop.url, str(laptop.folder / "home")],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "uid": 65534,
+        "flow": [403, None],  # no CSRF token, which needs the password
+        "runs": [403, None],
+        "read runs": [401, None],
+        "csrf token": [401, None],
+        "wrong password": [401, None],
+        "foreign host": [403, None],
+        "preflight": None,
+        "health": [200, None],
+        "enters": [],
+        "reads": [],
+    }
+    # A page in the owner's browser that knows the password and no token changes nothing.
+    refused = httpx.post(f"{laptop.url}/flows/", json={"name": "evil"}, auth=laptop.password, timeout=30)
+    assert refused.status_code == 403
+    assert laptop.api("POST", "flows/filter", {"flows": {"name": {"any_": ["evil"]}}}) == []
+    files = [path for path in (laptop.folder / "home/up").iterdir() if path.is_file()]
+    assert {path.name for path in files} >= {"password", "state.json", "server.log", "prefect.db"}
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []
+    password = laptop.password[1]
+    assert len(password) >= 32
+    assert laptop.retrain("down").returncode == 0
+    assert laptop.up().returncode == 0
+    assert laptop.password[1] == password  # what the interface remembers stays right
+
+
+def test_a_server_of_an_earlier_version_gets_a_password(laptop: Laptop) -> None:
+    assert laptop.up().returncode == 0
+    state = laptop.folder / "home/up/state.json"
+    earlier = json.loads(state.read_text())
+    del earlier["has_password"]
+    state.write_text(json.dumps(earlier))
+    server = laptop.process("server")
+    again = laptop.up()
+    assert again.returncode == 0, again.stderr
+    assert "has no password; starting it again with one" in again.stderr
+    assert not server.is_running()
+    assert httpx.get(f"{laptop.url}/admin/version", timeout=30).status_code == 401
 
 
 def test_what_was_killed_is_started_again_with_all_it_knew(laptop: Laptop) -> None:
