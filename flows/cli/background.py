@@ -13,6 +13,7 @@ program. Everything listens on loopback; only the owner can enter the folder. Ca
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import platform
@@ -20,8 +21,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -95,6 +96,12 @@ class State(Value):
 
 def up(options: argparse.Namespace) -> int:
     """`retrain up`: start each process that does not run, and put pools, deployments and automations on the server."""
+    show_progress()
+    with _one_at_a_time():
+        return _up(options)
+
+
+def _up(options: argparse.Namespace) -> int:
     previous, configured = _read_state(), configured_api_url()
     if configured and not (previous and previous.api == configured):
         raise UsageError(
@@ -102,7 +109,6 @@ def up(options: argparse.Namespace) -> int:
             f"PREFECT_API_URL is {configured}",
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
-    show_progress()
     device = _training_device(options.settings.device)
     store = open_store(options.settings.store)
     check(store)  # so that a wrong address fails here and not in the first run
@@ -136,6 +142,12 @@ def status(options: argparse.Namespace) -> int:
 
 def down(options: argparse.Namespace) -> int:
     """`retrain down`: end the processes that `retrain up` has started, and with them the runs in progress."""
+    show_progress()
+    with _one_at_a_time():
+        return _down()
+
+
+def _down() -> int:
     state = _read_state()
     if state is None:
         print("nothing was started here", file=sys.stderr)
@@ -292,6 +304,24 @@ def _folder() -> Path:
     return home().resolve() / "up"
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let only one command change what runs: two at once would start every worker twice.
+
+    The kernel frees the lock of a process that dies.
+    """
+    _make_folder()
+    lock_file = _folder() / "lock"
+    lock_file.touch(mode=0o600)
+    with lock_file.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOG.info("another `retrain up` or `retrain down` is at work; waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _make_folder() -> None:
     make_private(home().resolve())
     make_private(_folder())
@@ -342,7 +372,13 @@ def _write_state(state: State) -> State:
     return state
 
 
-PORT = {"type": int, "metavar": "N", "help": "the server's port. Default: 4200, or its previous one"}
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
+    return int(text)
+
+
+PORT = {"type": _port, "metavar": "N", "help": "the server's port. Default: 4200, or its previous one"}
 
 COMMANDS = [
     Command(

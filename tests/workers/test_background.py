@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -103,6 +105,26 @@ print(json.dumps({
     "reads": [name for name in ("password", "state.json", "server.log") if can(open, f"{home}/up/{name}")],
 }))
 """
+
+
+def test_up_twice_at_once_starts_everything_once(laptop: Laptop) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda _: laptop.up(), range(2)))
+    assert [done.returncode for done in both] == [0, 0], [done.stderr for done in both]
+    pids = [re.findall(r"process (\d+)", done.stdout) for done in both]
+    assert pids == [[str(laptop.process(name).pid) for name in NAMES]] * 2
+    assert sum("another `retrain up` or `retrain down` is at work" in done.stderr for done in both) == 1
+    folder = str(laptop.folder / "home/up")
+    started = [each for each in psutil.process_iter(["cwd", "cmdline"]) if each.info["cwd"] == folder]
+    assert sum(each.info["cmdline"][2:5] == ["prefect", "worker", "start"] for each in started) == 2
+    assert sum(each.info["cmdline"][2:5] == ["prefect", "server", "start"] for each in started) == 1
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "4200.5", "http"])
+def test_a_number_that_is_no_port_is_refused(port: str, laptop: Laptop) -> None:
+    done = laptop.retrain("up", f"--port={port}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"retrain up: error: argument --port: {port!r} is not a port from 1 to 65535"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
