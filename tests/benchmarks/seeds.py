@@ -53,7 +53,7 @@ def second_worker(laptop: Laptop) -> Iterator[None]:
     environment = {
         **laptop.environment,
         "PYTHONPATH": str(ROOT),
-        "PREFECT_API_URL": f"http://127.0.0.1:{laptop.port}/api",
+        **laptop.settings,
         "PREFECT_HOME": str(laptop.folder / "second"),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
     }

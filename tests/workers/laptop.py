@@ -63,6 +63,11 @@ class Laptop:
         user, _, password = (self.folder / "home/up/password").read_text().strip().partition(":")
         return user, password
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What another machine needs to use the server."""
+        return {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": ":".join(self.password)}
+
     def headers(self) -> dict[str, str]:
         """What a request that changes something needs beside the password: a CSRF token."""
         client = str(uuid.uuid4())

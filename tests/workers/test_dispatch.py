@@ -74,7 +74,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_we
     whole = Laptop(laptop.folder / "whole")
     whole.folder.mkdir()
     settings = ["--dataset", "digits", "--epochs", str(EPOCHS), "--batch-size", "32", "--seed", "1", "--device", "cpu"]
-    done = whole.retrain("run", *settings, PREFECT_API_URL=f"http://127.0.0.1:{laptop.port}/api")
+    done = whole.retrain("run", *settings, **laptop.settings)
     assert done.returncode == 0, done.stderr
     assert published_weights(whole) == weights
 
