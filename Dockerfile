@@ -3,7 +3,7 @@
 #     docker build -t retrain --build-arg REVISION="$(git describe --always --dirty)" .
 #     docker build -t retrain:gpu --build-arg SET=gpu .     # TensorFlow with CUDA; the driver comes from the host
 #     docker run -v retrain:/data retrain retrain run --dataset digits
-#     docker run -e PREFECT_API_URL -e PREFECT_API_AUTH_STRING retrain prefect worker start --pool cpu
+#     docker run -e PREFECT_API_URL -e PREFECT_API_AUTH_STRING retrain prefect worker start --pool retrain-jobs
 #
 # BASE may be any Debian with Python 3.11 or newer. What is written lies under /data, which belongs to user 10001; the
 # rest may be read-only, if /tmp is not.
@@ -60,4 +60,4 @@ ENV PATH=/app/bin:/opt/retrain/bin:$PATH \
 USER 10001:10001
 WORKDIR /app
 # No HEALTHCHECK: what healthy means depends on the role, and deployments/compose.yaml says it for each.
-CMD ["prefect", "worker", "start", "--pool", "cpu"]
+CMD ["prefect", "worker", "start", "--pool", "retrain-jobs"]

@@ -23,7 +23,7 @@ from tasks.settings import DeviceChoice
 
 PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 
-POOLS = ("cpu", "gpu")
+POOLS = ("retrain-jobs", "retrain-training")
 
 # The name on the server, by which an update finds it: do not change it.
 AUTOMATION = "retrain: a run whose machine is gone"
@@ -37,7 +37,7 @@ def apply(store: str, device: DeviceChoice, notify: str = "") -> None:
 
     Args:
         store: The address of the store of all deployments.
-        device: What the machines of the work pool gpu train on; auto means a GPU.
+        device: What the machines of the work pool retrain-training train on; auto means a GPU.
         notify: The notification block that reports runs that published nothing; empty: only the log.
 
     Raises:

@@ -54,7 +54,7 @@ def retrain(
         recipe: How to train.
         gate: What a model must reach to be published.
         device: Where to train: auto takes a GPU where there is one, gpu fails without one.
-        train_on: Which machine trains: here, this run's own; gpu, a worker of the work pool gpu.
+        train_on: Which machine trains: here, this run's own; pool, a worker of the work pool retrain-training.
         seeds: How many seeds to train, from the recipe's on; the median model by accuracy is judged.
         store: Where results, models and reports are stored: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute again instead of reusing their cached results.

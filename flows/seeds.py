@@ -50,7 +50,7 @@ def train_seeds(
     ]
     if missing and train_on == "here":
         isolated.preload()  # the subprocess of load_back imports TensorFlow while this process does
-    at_once = missing if train_on == "gpu" and seeds > 1 else []
+    at_once = missing if train_on == "pool" and seeds > 1 else []
     with submit_all(at_once, run) if at_once else nullcontext():
         return [Training(plan.recipe, train(plan, train_on, run)) for plan in plans]
 

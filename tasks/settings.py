@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.values import Value
@@ -19,7 +19,8 @@ T = TypeVar("T", bound=Value)
 
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
-TrainOn = Literal["here", "gpu"]
+# Earlier versions called the work pool gpu, and so did their deployments.
+TrainOn = Annotated[Literal["here", "pool"], BeforeValidator(lambda value: "pool" if value == "gpu" else value)]
 StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
 Seeds = Annotated[int, Field(ge=1, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,7 +91,8 @@ class Settings(Data, Recipe, Gate, BaseSettings):
     mirror: Annotated[tuple[str, ...], NoDecode] = Field((), description=Data.model_fields["mirror"].description)
     device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     train_on: TrainOn = Field(
-        "here", description="Which machine trains: here, this run's own; gpu, a worker of the work pool gpu."
+        "here",
+        description="Where to train: here, on this run's own machine; pool, on a worker of the pool retrain-training.",
     )
     seeds: Seeds = Field(
         1, description="How many seeds to train, from the recipe's on; the median model by accuracy is judged."

@@ -49,7 +49,7 @@ LOG = logging.getLogger("retrain")
 
 SERVER = "server"
 # One training at a time: a GPU has no room for two.
-WORKERS = {"worker cpu": ("cpu", ()), "worker gpu": ("gpu", ("--limit", "1"))}
+WORKERS = {"worker jobs": ("retrain-jobs", ()), "worker training": ("retrain-training", ("--limit", "1"))}
 
 # Seconds between SIGTERM and SIGKILL: a worker needs some to end its runs.
 GRACE_PERIOD = 20.0
@@ -264,7 +264,7 @@ def _pool_is_ready(server: Server, pool: str) -> bool:
 
 
 def _training_device(choice: DeviceChoice) -> DeviceChoice:
-    """The device of the worker of the pool gpu on this machine; `auto` without a GPU is the CPU, for trials."""
+    """The device that this machine's worker trains on; `auto` without a GPU is the CPU, for trials."""
     from tasks.learning.device import resolve
 
     return resolve(choice).kind

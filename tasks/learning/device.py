@@ -51,13 +51,13 @@ INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
 def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
     """The kind of device to train on.
 
-    The devices of a worker of the pool `gpu` cannot be seen from here, so one for a GPU is expected to have a GPU until
-    `require` checks it there. One for the CPU must have the arithmetic of this machine's CPU.
+    The devices of a worker of the training pool cannot be seen from here, so one for a GPU is expected to have a
+    GPU until `require` checks it there. One for the CPU must have the arithmetic of this machine's CPU.
 
     Raises:
         DeviceError: `gpu` on a machine where TensorFlow cannot use one; within seconds.
     """
-    if train_on == "gpu":
+    if train_on == "pool":
         return device_kind("cpu" if choice == "cpu" else "gpu")
     if choice == "cpu":
         return device_kind("cpu")

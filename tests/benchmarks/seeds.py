@@ -3,7 +3,7 @@
     python -m tests.benchmarks.seeds [--mirror file:///data/mnist] [--seeds 4] [--rounds 1]
 
 Whole runs of the job, `retrain run --seeds K`, in the store of a first run that is not counted, so that everything but
-the trainings is cached. The Prefect server and the first worker of the pool `gpu` are those of `retrain up --device
+the trainings is cached. The Prefect server and the first worker for trainings are those of `retrain up --device
 cpu`; the second worker is started for its row only. Each worker trains one seed at a time, in a process of its own that
 imports TensorFlow again. Where one training already uses all cores, a second worker helps little: the pool is meant for
 several machines. Prints Markdown, and ends all processes that it started.
@@ -48,8 +48,8 @@ def server_and_worker(folder: Path) -> Iterator[Laptop]:
 
 @contextmanager
 def second_worker(laptop: Laptop) -> Iterator[None]:
-    """Run another worker of the pool `gpu`, like that of `retrain up`, for the block."""
-    command = ["worker", "start", "--pool", "gpu", "--type", "process", "--name", "second", "--limit", "1"]
+    """Run another worker of the pool `retrain-training`, like that of `retrain up`, for the block."""
+    command = ["worker", "start", "--pool", "retrain-training", "--type", "process", "--name", "second", "--limit", "1"]
     environment = {
         **laptop.environment,
         "PYTHONPATH": str(ROOT),
@@ -75,7 +75,9 @@ def second_worker(laptop: Laptop) -> Iterator[None]:
 
 def workers(laptop: Laptop) -> int:
     """The number of workers of the pool that are online."""
-    return sum(worker["status"] == "ONLINE" for worker in laptop.api("POST", "work_pools/gpu/workers/filter", {}))
+    return sum(
+        worker["status"] == "ONLINE" for worker in laptop.api("POST", "work_pools/retrain-training/workers/filter", {})
+    )
 
 
 def table(rows: dict[str, list[Measured]], seeds: int) -> str:
@@ -120,12 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             def run_with_two() -> Measured:
                 with second_worker(laptop):
-                    return run("--train-on", "gpu", "--refresh", "train")
+                    return run("--train-on", "pool", "--refresh", "train")
 
             run()  # warm-up: from now on everything but the trainings is cached
             rows = {
                 HERE: lambda: run("--refresh", "train"),
-                ONE: lambda: run("--train-on", "gpu", "--refresh", "train"),
+                ONE: lambda: run("--train-on", "pool", "--refresh", "train"),
                 TWO: run_with_two,
             }
             measured = rounds(rows, options.rounds)

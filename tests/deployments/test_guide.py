@@ -65,4 +65,4 @@ def test_helm_values_are_yaml_whose_variables_exist(path: Path) -> None:
 
 def test_there_are_units_and_values() -> None:
     assert {path.stem for path in UNITS} == {"retrain", "retrain-gpu-worker", "retrain-tunnel"}
-    assert {path.stem for path in VALUES} == {"server", "worker-cpu", "worker-gpu"}
+    assert {path.stem for path in VALUES} == {"server", "worker-jobs", "worker-training"}

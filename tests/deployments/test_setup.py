@@ -35,16 +35,23 @@ def test_applying_twice_leaves_one_of_each() -> None:
     second = everything()
     assert first.keys() == second.keys()
     assert first.keys() == {
-        *("pool cpu", "pool gpu", "retrain/scheduled", "retrain/on-demand", "retrain/ci", "train/gpu"),
+        *(
+            "pool retrain-jobs",
+            "pool retrain-training",
+            "retrain/scheduled",
+            "retrain/on-demand",
+            "retrain/ci",
+            "train/on-worker",
+        ),
         *("notify/on-rejected", f"automation {setup.AUTOMATION}", "automation on-rejected__automation_1"),
     }
     store = {"store": "s3://models/prod"}
-    assert second["retrain/scheduled"].parameters == {**store, "device": "gpu", "train_on": "gpu"}
-    assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "gpu"}
+    assert second["retrain/scheduled"].parameters == {**store, "device": "gpu", "train_on": "pool"}
+    assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "pool"}
     assert second["retrain/ci"].parameters == {**store, "device": "cpu", "train_on": "here"}
     assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
-    assert {name for name, pool in pools.items() if pool == "gpu"} == {"train/gpu"}
+    assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
     for name in pools:
         environment = second[name].job_variables.get("env", {})
         assert name == "notify/on-rejected" or environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
@@ -64,10 +71,12 @@ def test_applying_twice_leaves_one_of_each() -> None:
 def test_a_pool_that_is_there_is_left_as_it_is() -> None:
     with get_client(sync_client=True) as client:
         setup.create_pools()
-        client.update_work_pool("gpu", WorkPoolUpdate(description="the machine in the cellar", concurrency_limit=2))
+        client.update_work_pool(
+            "retrain-training", WorkPoolUpdate(description="the machine in the cellar", concurrency_limit=2)
+        )
         setup.create_pools()
-        assert client.read_work_pool("gpu").concurrency_limit == 2
-        assert client.read_work_pool("gpu").description == "the machine in the cellar"
+        assert client.read_work_pool("retrain-training").concurrency_limit == 2
+        assert client.read_work_pool("retrain-training").description == "the machine in the cellar"
 
 
 def test_an_automation_that_agrees_is_not_touched_and_doubles_are_removed() -> None:

@@ -98,9 +98,9 @@ class Laptop:
         process.kill()
         gone(process)
 
-    def run_process(self, pool: str) -> psutil.Process:
-        """The process of the only run of the pool's worker."""
-        (process,) = self.process(f"worker {pool}").children()
+    def run_process(self, worker: str) -> psutil.Process:
+        """The process of the only run of the worker."""
+        (process,) = self.process(f"worker {worker}").children()
         return process
 
     def start(self, deployment: str, **parameters: object) -> str:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.workers.laptop import Laptop, eventually, gone
 
-NAMES = ["server", "worker cpu", "worker gpu"]
+NAMES = ["server", "worker jobs", "worker training"]
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -57,10 +57,10 @@ def test_up_twice_then_down_leaves_nothing_running(laptop: Laptop) -> None:
     assert f"Prefect server http://127.0.0.1:{laptop.port}/api" in done.stderr
 
     laptop.start("retrain/ci", data={"dataset": "digits"}, recipe={"epochs": 1000})
-    eventually(lambda: laptop.process("worker cpu").children())
-    work = laptop.run_process("cpu")
+    eventually(lambda: laptop.process("worker jobs").children())
+    work = laptop.run_process("jobs")
     ended = laptop.retrain("down")
-    assert ended.stdout.startswith("ended server, worker cpu, worker gpu. Runs, schedules and logs are kept in ")
+    assert ended.stdout.startswith("ended server, worker jobs, worker training. Runs, schedules and logs are kept in ")
     for process in (work, *processes):
         gone(process, 1)
     status = laptop.retrain("status")

@@ -1,4 +1,4 @@
-"""Training on the work pool `gpu`, with a real server and workers, and each of its failures.
+"""Training on the work pool `retrain-training`, with a real server and workers, and each of its failures.
 
 Each test leaves server and workers running, and no run in progress.
 """
@@ -49,7 +49,7 @@ def begin(laptop: Laptop, seed: int, deployment: str = "retrain/on-demand") -> s
 
 
 def trainings(laptop: Laptop) -> list[dict[str, Any]]:
-    return laptop.runs("train/gpu")
+    return laptop.runs("train/on-worker")
 
 
 def published_weights(laptop: Laptop) -> str:
@@ -62,7 +62,7 @@ def published_weights(laptop: Laptop) -> str:
 @pytest.mark.timeout(600)
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(laptop: Laptop) -> None:
     run = begin(laptop, 1)
-    laptop.run_process("gpu").kill()
+    laptop.run_process("training").kill()
     ended = laptop.ended(run)
     assert ended["state"]["name"] == "Published", ended["state"]
     killed, resumed = trainings(laptop)[-2:]
@@ -82,8 +82,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_we
 @pytest.mark.timeout(600)
 def test_a_killed_worker_takes_its_training_along_and_the_next_worker_goes_on(laptop: Laptop) -> None:
     run = begin(laptop, 2)
-    training = laptop.run_process("gpu")
-    laptop.kill("worker gpu")
+    training = laptop.run_process("training")
+    laptop.kill("worker training")
     gone(training)
     assert laptop.retrain("status").returncode == 1
     assert laptop.up().returncode == 0
@@ -97,7 +97,7 @@ def test_a_machine_that_is_gone_is_noticed_and_another_one_goes_on(laptop: Lapto
     run = begin(laptop, 3)
     (training,) = [each for each in trainings(laptop) if each["state"]["type"] == "RUNNING"]
     # The first heartbeat is sent at once. If a machine dies before it, only the timeout of the waiting run notices.
-    kill_all(laptop.process("worker gpu"), laptop.run_process("gpu"))
+    kill_all(laptop.process("worker training"), laptop.run_process("training"))
     start = time.monotonic()
     assert laptop.up().returncode == 0  # another machine
     crashed = laptop.ended(training["id"], HEARTBEAT_TIMEOUT)
@@ -112,7 +112,7 @@ def test_a_machine_that_is_gone_is_noticed_and_another_one_goes_on(laptop: Lapto
 @pytest.mark.timeout(600)
 def test_a_cancelled_run_cancels_its_training_and_ends_the_process(laptop: Laptop) -> None:
     run = begin(laptop, 4)
-    waiting, training = laptop.run_process("cpu"), laptop.run_process("gpu")
+    waiting, training = laptop.run_process("jobs"), laptop.run_process("training")
     laptop.api("POST", f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     start = time.monotonic()
     gone(waiting)
@@ -127,7 +127,7 @@ def test_a_cancelled_run_cancels_its_training_and_ends_the_process(laptop: Lapto
 @pytest.mark.timeout(600)
 def test_a_training_that_ends_after_the_run_that_waited_is_found_by_the_next(laptop: Laptop) -> None:
     run = begin(laptop, 5)
-    laptop.run_process("cpu").kill()
+    laptop.run_process("jobs").kill()
     assert laptop.ended(run)["state"]["type"] == "CRASHED"
     assert laptop.ended(trainings(laptop)[-1]["id"])["state"]["type"] == "COMPLETED"
     before = len(trainings(laptop))
@@ -152,7 +152,10 @@ def test_a_pool_without_a_gpu_says_so_within_seconds(laptop: Laptop) -> None:
     run = laptop.start("retrain/on-demand", **digits(7), device="gpu")
     message = laptop.ended(run)["state"]["message"]
     training = trainings(laptop)[-1]
-    assert "the training on the work pool gpu failed: cannot train on a GPU: no NVIDIA GPU is visible" in message
+    assert (
+        "the training on the work pool retrain-training failed: cannot train on a GPU: no NVIDIA GPU is visible"
+        in message
+    )
     assert "is a CPU-only build sees ['/physical_device:CPU:0']" in message
     assert training["state"]["type"] == "FAILED"
     assert len(trainings(laptop)) == len({each["id"] for each in trainings(laptop)})
@@ -182,11 +185,11 @@ def test_of_a_rejected_run_people_are_told(laptop: Laptop) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> None:
-    laptop.kill("worker gpu")  # the server shows it as ready for a while
+    laptop.kill("worker training")  # the server shows it as ready for a while
     run = laptop.start("retrain/on-demand", **digits(10))
     message = laptop.ended(run)["state"]["message"]
-    assert "cannot train on the work pool gpu: " in message
-    assert "Start one: prefect worker start --pool gpu --limit 1" in message
+    assert "cannot train on the work pool retrain-training: " in message
+    assert "Start one: prefect worker start --pool retrain-training --limit 1" in message
     assert trainings(laptop)[-1]["state"]["type"] == "CANCELLED"
     assert laptop.up().returncode == 0
 

@@ -68,10 +68,10 @@ def test_the_arithmetic_is_what_onednn_chooses(
 
 def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.MonkeyPatch) -> None:
     require(resolve("cpu"))
-    assert resolve("cpu", "gpu") == resolve("cpu")
-    assert resolve("gpu", "gpu") == resolve("auto", "gpu") == DeviceKind(kind="gpu", arithmetic="tensorflow")
+    assert resolve("cpu", "pool") == resolve("cpu")
+    assert resolve("gpu", "pool") == resolve("auto", "pool") == DeviceKind(kind="gpu", arithmetic="tensorflow")
     with pytest.raises(DeviceError, match=r"no NVIDIA GPU is visible; TensorFlow .* sees \["):
-        require(resolve("gpu", "gpu"))
+        require(resolve("gpu", "pool"))
     other = DeviceKind(kind="cpu", arithmetic="tensorflow, AVX on another")
     with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the waiting run with tensorflow, AVX on"):
         require(other)

@@ -47,7 +47,7 @@ def ready(client: SyncPrefectClient) -> None:
     """The deployments are there, and the server takes a worker of the pool for alive."""
     if not client.read_deployments():
         setup.deploy("s3://models/prod", "cpu")
-    client.send_worker_heartbeat("gpu", "stand-in")
+    client.send_worker_heartbeat("retrain-training", "stand-in")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def stored(run: Run) -> tuple[Artifact, Artifact]:
 
 
 def handed_over(run: Run) -> bool:
-    return train_on_pool(plan(*stored(run)), "gpu", run)
+    return train_on_pool(plan(*stored(run)), "pool", run)
 
 
 def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Thread:
@@ -97,7 +97,7 @@ def last_run(client: SyncPrefectClient) -> FlowRun:
 
 def test_the_place_of_a_training_is_no_part_of_its_key(run: Run) -> None:
     training = plan(*stored(run))
-    keys = {train.key(training, place, run) for place in ("here", "gpu")}
+    keys = {train.key(training, place, run) for place in ("here", "pool")}
     assert len(keys) == 1
     assert not train_on_pool(training, "here", run)
 
@@ -108,7 +108,7 @@ def test_without_a_pool_or_a_worker_a_run_fails_in_seconds_and_says_what_to_star
     def message() -> str:
         state = cast(
             State[Any],
-            retrain(Data(dataset="digits"), device="cpu", train_on="gpu", store=str(tmp_path), return_state=True),
+            retrain(Data(dataset="digits"), device="cpu", train_on="pool", store=str(tmp_path), return_state=True),
         )
         return str(state.message)
 
@@ -140,13 +140,16 @@ def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
 
     thread = meanwhile(client, Failed(message="cannot train on a GPU: there is none. Buy one."))
     with pytest.raises(
-        DispatchError, match=r"gpu failed: cannot train on a GPU: there is none\. Buy one\. Its log is that of"
+        DispatchError,
+        match=r"retrain-training failed: cannot train on a GPU: there is none\. Buy one\. Its log is that of",
     ):
         handed_over(run)
     thread.join()
 
     thread = meanwhile(client, Running(), Crashed(message="the power is gone"))
-    with pytest.raises(TrainingCrashed, match=r"the training on the work pool gpu died: the power is gone\. Run again"):
+    with pytest.raises(
+        TrainingCrashed, match=r"the training on the work pool retrain-training died: the power is gone\. Run again"
+    ):
         handed_over(run)
     thread.join()
 
@@ -167,9 +170,9 @@ def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectC
         children = started()
         client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
         client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
-        assert train_on_pool(plans[0], "gpu", run)
+        assert train_on_pool(plans[0], "pool", run)
         with pytest.raises(DispatchError, match="failed: no memory"):
-            train_on_pool(plans[1], "gpu", run)
+            train_on_pool(plans[1], "pool", run)
     assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
     assert not run.submitted
 
@@ -179,7 +182,7 @@ def test_a_failure_for_want_of_an_artifact_names_the_artifact(client: SyncPrefec
     lost = Artifact(sha256="0" * 64, size=1, media_type="x")
     thread = meanwhile(client, Failed(message="an artifact is missing"))
     with pytest.raises(ArtifactError) as caught:
-        train_on_pool(plan(lost, lost), "gpu", run)
+        train_on_pool(plan(lost, lost), "pool", run)
     assert caught.value.sha256 == lost.sha256
     thread.join()
 
