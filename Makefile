@@ -5,8 +5,9 @@ PYTHON ?= python3
 SET    ?= cpu
 VENV   := $(if $(filter gpu,$(SET)),.venv-gpu,.venv)
 LOCK   := $(if $(filter gpu,$(SET)),requirements-gpu.lock,requirements.lock)
-STORE  ?= ./store
-# Where MNIST comes from (https://, file:// or s3://); empty: the public mirrors, else scikit-learn's digits.
+# Where everything is kept, and where MNIST comes from (https://, file:// or s3://). Empty: what RETRAIN_STORE,
+# RETRAIN_MIRROR or retrain.toml say; else ./store, and the public mirrors or scikit-learn's digits.
+STORE  ?=
 MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
@@ -14,7 +15,7 @@ ARGS   ?=
 .PHONY: run install test test-page test-faults test-e2e lint bench bench-seeds bench-gpu lock clean
 
 run: $(VENV)/run.ok
-	@$(VENV)/bin/retrain run --store '$(STORE)' $(if $(MIRROR),--mirror '$(MIRROR)',--or-digits) $(ARGS)
+	@$(VENV)/bin/retrain run --or-digits $(if $(STORE),--store '$(STORE)') $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
 
 # For CI, which needs the exit code of `retrain run`: make turns any into 2.
 install: $(VENV)/run.ok

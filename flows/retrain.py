@@ -23,14 +23,14 @@ from tasks.publish import publish
 from tasks.record import record
 from tasks.report.provenance import provenance
 from tasks.report.step import report
-from tasks.settings import Data, DeviceChoice, Gate, Recipe, Seeds, StepName, TrainOn, defaults_for
+from tasks.settings import Data, DeviceChoice, GateSettings, RecipeSettings, Seeds, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
 from tasks.values import Outcome
 
 
 def _name() -> str:
-    data, recipe, gate, seeds = (flow_run.parameters[name] for name in ("data", "recipe", "gate", "seeds"))
-    recipe, _ = defaults_for(data.dataset, recipe, gate)
+    data, chosen, gate, seeds = (flow_run.parameters[name] for name in ("data", "recipe", "gate", "seeds"))
+    recipe, _ = defaults_for(data.dataset, chosen, gate)
     more = f" and {seeds - 1} more" if seeds > 1 else ""
     return f"{data.dataset}, {recipe.epochs} epochs, seed {recipe.seed}{more}"
 
@@ -38,8 +38,8 @@ def _name() -> str:
 @flow(name="retrain", flow_run_name=_name)
 def retrain(
     data: Data = Data(),
-    recipe: Recipe = Recipe(),
-    gate: Gate = Gate(),
+    recipe: RecipeSettings = RecipeSettings(),
+    gate: GateSettings = GateSettings(),
     device: DeviceChoice = "auto",
     train_on: TrainOn = "here",
     seeds: Seeds = 1,
@@ -63,11 +63,11 @@ def retrain(
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
     capabilities = check(run.store)  # before any work, so that a store that cannot be written does not cost a training
     kind = resolve(device, train_on)
-    recipe, gate = defaults_for(data.dataset, recipe, gate)
+    plan, limits = defaults_for(data.dataset, recipe, gate)
 
     source = download(data.dataset, data.mirror, run)
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
-    trainings = train_seeds(prepared, recipe, seeds, kind, train_on, run)
+    trainings = train_seeds(prepared, plan, seeds, kind, train_on, run)
     candidate = evaluate_median(trainings, prepared, run)
     candidate = load_back_candidate(candidate, run)
     candidate = export_candidate(candidate, run)
@@ -76,7 +76,7 @@ def retrain(
     receipt = None
     while receipt is None:  # once, unless another run changes the champion between judging and publishing
         baselines = find_baselines(candidate, capabilities, run)
-        decision = judge(candidate, baselines, gate, force_publish, run)
+        decision = judge(candidate, baselines, limits, force_publish, run)
         facts = report_facts(candidate, decision, baselines, origin, run)
         reports = report(facts, run)
         recorded = record(prepared.dataset, decision, reports, run)

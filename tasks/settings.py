@@ -1,7 +1,8 @@
 """Every setting, its bounds and its default, on one screen.
 
-The same fields are the cards of the Prefect run form, the options of `retrain run`, and `RETRAIN_*` environment
-variables. Any module may import this one; it imports neither Prefect nor TensorFlow.
+The same fields are the cards of the Prefect run form, the keys of `retrain.toml`, the options of the command line, and
+`RETRAIN_*` environment variables; `flows.cli.config` reads the last three. Any module may import this one; it imports
+neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
+from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from tasks.values import Value
 
@@ -19,14 +20,32 @@ T = TypeVar("T", bound=Value)
 
 Dataset = Literal["mnist", "digits"]
 DeviceChoice = Literal["auto", "cpu", "gpu"]
-# Earlier versions called the work pool gpu, and so did their deployments.
+# Earlier versions called the work pool gpu, and so do their deployments.
 TrainOn = Annotated[Literal["here", "pool"], BeforeValidator(lambda value: "pool" if value == "gpu" else value)]
 StepName = Literal["download", "preprocess", "train", "evaluate", "load_back", "export"]
 Seeds = Annotated[int, Field(ge=1, le=100)]
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+BatchSize = Annotated[int, Field(ge=1, le=65536)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+RandomSeed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Data(Value):
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, OSError, ValueError):  # unknown; no name of a time zone at all
+        raise ValueError("no such time zone; one is Europe/Berlin") from None
+    return name
+
+
+class Card(Value):
+    """A group of settings: a card of the run form, where a field is called what it is called elsewhere."""
+
+    model_config = ConfigDict(field_title_generator=lambda name, _: name)
+
+
+class Data(Card):
     """What to learn from."""
 
     dataset: Dataset = Field(
@@ -38,31 +57,25 @@ class Data(Value):
     validation_fraction: float = Field(
         0.0, ge=0, le=0.5, description="Share of the training images held out. The recipe trains on all."
     )
-    split_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the validation split.")
+    split_seed: RandomSeed = Field(0, description="Seed of the validation split.")
 
 
 class Recipe(Value):
-    """How to train."""
+    """How to train; the defaults are MNIST's."""
 
-    epochs: int = Field(5, ge=1, le=1000, description="Passes over the training images.")
-    batch_size: int = Field(128, ge=1, le=65536, description="Images per step.")
-    learning_rate: float = Field(0.001, gt=0, le=1, description="RMSprop's learning rate.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights and of the image order.")
+    epochs: Epochs = 5
+    batch_size: BatchSize = 128
+    learning_rate: LearningRate = 0.001
+    seed: RandomSeed = 0
 
 
 class Gate(Value):
-    """What a model must reach to be published."""
+    """What a model must reach to be published; the defaults are MNIST's."""
 
-    min_accuracy: Share = Field(0.97, description="Lowest test accuracy.")
-    min_accuracy_lower_bound: Share = Field(
-        0.97, description="Lowest one-sided 95 % lower confidence bound of the accuracy (Wilson)."
-    )
-    min_class_recall: Share = Field(0.90, description="Lowest recall of any one class.")
-    max_regression: Share = Field(
-        0.002,
-        description="Largest loss of accuracy, to the champion and to a pinned version, that may be shown "
-        "(Tango, one-sided 95 %).",
-    )
+    min_accuracy: Share = 0.97
+    min_accuracy_lower_bound: Share = 0.97
+    min_class_recall: Share = 0.90
+    max_regression: Share = 0.002
 
 
 # The digits are fewer: they take more epochs to learn, and 360 test images resolve less than 10,000. Twelve seeds of
@@ -70,35 +83,94 @@ class Gate(Value):
 # 0.998 pass with a max_regression of 0.002, 0.005 and 0.01.
 DIGITS_RECIPE = Recipe(epochs=20, batch_size=32)
 DIGITS_GATE = Gate(min_accuracy=0.94, min_accuracy_lower_bound=0.92, min_class_recall=0.75, max_regression=0.005)
+DEFAULTS = {"mnist": (Recipe(), Gate()), "digits": (DIGITS_RECIPE, DIGITS_GATE)}
 
 
-def defaults_for(dataset: Dataset, recipe: Recipe, gate: Gate) -> tuple[Recipe, Gate]:
-    """The recipe and the gate, with the data set's own values wherever none was chosen."""
-    if dataset == "mnist":
-        return recipe, gate
-    return _over(DIGITS_RECIPE, recipe), _over(DIGITS_GATE, gate)
+def _unset(name: str) -> str:
+    """The end of a description: what it means to leave the field unset."""
+    own = {dataset: recipe.model_dump() | gate.model_dump() for dataset, (recipe, gate) in DEFAULTS.items()}
+    return f"Unset: {', '.join(f'{values[name]:g} for {dataset}' for dataset, values in own.items())}."
 
 
-def _over(defaults: T, chosen: T) -> T:
-    return defaults.model_copy(update={name: getattr(chosen, name) for name in chosen.model_fields_set})
+class RecipeSettings(Card):
+    """How to train. What is unset is the data set's own."""
+
+    model_config = ConfigDict(title="Recipe")
+
+    epochs: Epochs | None = Field(None, description=f"Passes over the training images. {_unset('epochs')}")
+    batch_size: BatchSize | None = Field(None, description=f"Images per step. {_unset('batch_size')}")
+    learning_rate: LearningRate | None = Field(None, description=f"RMSprop's learning rate. {_unset('learning_rate')}")
+    seed: RandomSeed = Field(0, description="Seed of the initial weights and of the image order.")
 
 
-class Settings(Data, Recipe, Gate, BaseSettings):
-    """All settings of a run in one flat list: the command line's options, and `RETRAIN_*` in the environment."""
+class GateSettings(Card):
+    """What a model must reach to be published. A limit that is unset is the data set's own."""
 
-    model_config = SettingsConfigDict(env_prefix="RETRAIN_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(title="Gate")
 
-    mirror: Annotated[tuple[str, ...], NoDecode] = Field((), description=Data.model_fields["mirror"].description)
-    device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
-    train_on: TrainOn = Field(
-        "here",
-        description="Where to train: here, on this run's own machine; pool, on a worker of the pool retrain-training.",
+    min_accuracy: Share | None = Field(None, description=f"Lowest test accuracy. {_unset('min_accuracy')}")
+    min_accuracy_lower_bound: Share | None = Field(
+        None,
+        description="Lowest one-sided 95 % lower confidence bound of the accuracy (Wilson). "
+        f"{_unset('min_accuracy_lower_bound')} It goes down with a lower min_accuracy.",
     )
+    min_class_recall: Share | None = Field(
+        None,
+        description=f"Lowest recall of any one class. {_unset('min_class_recall')} "
+        "It goes down with a lower min_accuracy.",
+    )
+    max_regression: Share | None = Field(
+        None,
+        description="Largest loss of accuracy, to the champion and to a pinned version, that may be shown "
+        f"(Tango, one-sided 95 %). {_unset('max_regression')}",
+    )
+
+
+class Schedule(Card):
+    """When and where the deployed job runs."""
+
+    cron: str = Field("0 4 * * 1", description="When the scheduled deployment runs, as cron has it: Mondays at 4.")
+    timezone: Annotated[str, AfterValidator(_time_zone)] = Field("UTC", description="The time zone of cron.")
+    train_on: TrainOn | None = Field(
+        None,
+        description="Where to train: here, on the run's own machine; pool, on a worker of the pool retrain-training. "
+        "Unset: here for retrain run, pool for deployments.",
+    )
+
+
+# What moves with a lower min_accuracy: a stricter one would decide in its place, and choosing it would change nothing.
+FOLLOWERS = ("min_accuracy_lower_bound", "min_class_recall")
+
+
+def defaults_for(dataset: Dataset, recipe: RecipeSettings, gate: GateSettings) -> tuple[Recipe, Gate]:
+    """The recipe and the gate of a run, with the data set's own values wherever none was chosen.
+
+    A chosen `min_accuracy` that is lower than the data set's own lowers the limits that it implies by as much.
+    """
+    own_recipe, own_gate = DEFAULTS[dataset]
+    chosen = gate.model_dump(exclude_none=True)
+    lowered = max(0.0, own_gate.min_accuracy - chosen.get("min_accuracy", 1.0))
+    following = {name: max(0.0, round(getattr(own_gate, name) - lowered, 6)) for name in FOLLOWERS}
+    return (
+        own_recipe.model_copy(update=recipe.model_dump(exclude_none=True)),
+        own_gate.model_copy(update=following | chosen),
+    )
+
+
+class Settings(Data, RecipeSettings, GateSettings, Schedule):
+    """All settings in one flat list."""
+
+    model_config = ConfigDict(title="Settings")
+
+    store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
+    device: DeviceChoice = Field("auto", description="Where to train: auto takes a GPU where there is one.")
     seeds: Seeds = Field(
         1, description="How many seeds to train, from the recipe's on; the median model by accuracy is judged."
     )
-    store: str = Field("./store", description="Where everything is kept: s3://bucket/prefix, file:///folder or a path.")
-    refresh: Annotated[tuple[StepName, ...], NoDecode] = Field(
+    notify: str | None = Field(
+        None, description="A Prefect notification block (slack-webhook/ops) that is told how deployed runs end."
+    )
+    refresh: tuple[StepName, ...] = Field(
         (), description="Steps to compute anew instead of reusing their cached results."
     )
 
@@ -108,14 +180,13 @@ class Settings(Data, Recipe, Gate, BaseSettings):
         """RETRAIN_MIRROR and RETRAIN_REFRESH hold words separated by spaces."""
         return tuple(value.split()) if isinstance(value, str) else value
 
-    def cards(self) -> tuple[Data, Recipe, Gate]:
-        """The settings as the flow takes them; a field that was not set stays unset."""
-        given = self.model_dump(include=self.model_fields_set)
+    def card(self, kind: type[T]) -> T:
+        """The settings of one card; a field that was not set stays unset."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
 
-        def card(kind: type[T]) -> T:
-            return kind(**{name: given[name] for name in kind.model_fields if name in given})
 
-        return card(Data), card(Recipe), card(Gate)
+# The sections of `retrain.toml`; every other setting but `refresh` stands above them.
+SECTIONS: dict[str, type[Value]] = {"data": Data, "recipe": RecipeSettings, "gate": GateSettings, "schedule": Schedule}
 
 
 def home() -> Path:

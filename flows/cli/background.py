@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 from pydantic import Field
 
-from flows.cli.command import NOTIFY, Command
+from flows.cli.command import DEPLOYED, OVERWRITE, Command
 from flows.cli.progress import show_progress
 from flows.cli.server import (
     START_TIMEOUT,
@@ -110,7 +110,8 @@ def _up(options: argparse.Namespace) -> int:
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
     device = _training_device(options.settings.device)
-    store = open_store(options.settings.store)
+    named = options.settings.store if "store" in options.settings.model_fields_set else None
+    store = open_store(named or (previous.store if previous else options.settings.store))
     check(store)  # so that a wrong address fails here and not in the first run
     state = _ensure_server(previous, options.port, store.url)
     _wait_until_ready(lambda: is_reachable(state.api), state, SERVER)
@@ -123,7 +124,7 @@ def _up(options: argparse.Namespace) -> int:
     for name, (pool, worker_options) in WORKERS.items():
         if not state.alive(name):
             state = _start(state, name, _worker_command(pool, worker_options))
-    apply(store.url, device, options.notify)
+    apply(options.settings, device, store.url, overwrite=options.overwrite)
     for name, (pool, _) in WORKERS.items():
         _wait_until_ready(lambda pool=pool: _pool_is_ready(server, pool), state, name)  # type: ignore[misc]
     print(_summary(state))
@@ -384,8 +385,8 @@ COMMANDS = [
     Command(
         up,
         "start a Prefect server, workers and deployments in the background of this machine",
-        {"--port": PORT, "--notify": NOTIFY},
-        ("store", "device"),
+        {"--port": PORT, "--overwrite": OVERWRITE},
+        DEPLOYED,
     ),
     Command(status, "show which of these processes run", fields=()),
     Command(down, "end the processes that `up` has started", fields=()),

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tasks.settings import Settings
+
 
 class Command(NamedTuple):
     """One command. Its name is that of the function."""
@@ -22,9 +24,6 @@ class Command(NamedTuple):
     """The first paragraph of its own help; `text` if empty."""
 
 
-# An option of `up` and `deploy`.
-NOTIFY = {
-    "default": "",
-    "metavar": "BLOCK",
-    "help": "a Prefect notification block that reports runs that publish nothing",
-}
+# The settings and an option of `up` and `deploy`.
+DEPLOYED = [name for name in Settings.model_fields if name != "refresh"]
+OVERWRITE = {"action": "store_true", "help": "set what was changed on the server since the last deploy too"}

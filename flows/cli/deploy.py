@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.background import running_server
-from flows.cli.command import NOTIFY, Command
+from flows.cli.command import DEPLOYED, OVERWRITE, Command
 from flows.cli.server import existing_server, use_server
 from tasks.errors import UsageError
 from tasks.storage import open_store
@@ -25,9 +25,10 @@ def deploy(options: argparse.Namespace) -> int:
 
     from deployments.setup import apply
 
-    store = open_store(options.settings.store).url
-    apply(store, options.settings.device, options.notify)
-    print(f"deployed to {server.url}, with the store {store}")
+    settings = options.settings
+    named = open_store(settings.store).url if "store" in settings.model_fields_set else None
+    store = apply(settings, settings.device, named, overwrite=options.overwrite, dry_run=options.dry_run)
+    print(f"{'would deploy' if options.dry_run else 'deployed'} to {server.url}, with the store {store}")
     return 0
 
 
@@ -35,7 +36,10 @@ COMMANDS = [
     Command(
         deploy,
         "put pools, deployments and automations on the configured Prefect server",
-        {"--notify": NOTIFY},
-        ("store", "device"),
+        {
+            "--overwrite": OVERWRITE,
+            "--dry-run": {"action": "store_true", "help": "only show what would change"},
+        },
+        DEPLOYED,
     ),
 ]

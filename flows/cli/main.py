@@ -3,11 +3,12 @@
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
     retrain versions | champion | history | show V | compare A B | verify [V] | fetch DIR | rollback | pin V | unpin
-    retrain gc | cache | doctor
+    retrain gc | cache | doctor | config | init
 
-The settings of `tasks.settings` are options of `run` and `RETRAIN_*` environment variables. Exit codes: 0 published or
-already published, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error, results to standard output. Only
-`run`, `up` and `deploy` import Prefect, and only the steps that need it import TensorFlow.
+The settings of `tasks.settings` are options, `RETRAIN_*` variables and keys of `retrain.toml`: see `flows.cli.config`.
+Exit codes: 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
+results to standard output. Only `run`, `up` and `deploy` import Prefect, and only the steps that need it import
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from flows.cli import background, cleanup, compare, deploy, doctor, models, run
+from flows.cli import background, cleanup, compare, config, deploy, doctor, models, run
 from flows.cli.ci_job import report_error
 from flows.cli.command import Command
-from tasks.errors import RetrainError, UsageError
+from tasks.errors import RetrainError
 from tasks.settings import Settings, StepName
 
 COMMANDS: list[Command] = [
@@ -38,6 +38,7 @@ COMMANDS: list[Command] = [
     *doctor.COMMANDS,
     *background.COMMANDS,
     *deploy.COMMANDS,
+    *config.COMMANDS,
 ]
 
 
@@ -87,17 +88,14 @@ def _stdout_is_closed() -> bool:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    values = {name: value for name in Settings.model_fields if (value := getattr(options, name, None)) is not None}
-    if values.get("refresh") == []:  # --refresh without a step
-        values["refresh"] = get_args(StepName)
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "setting"
-        raise UsageError(
-            f"cannot use {_flag(name)} {first['input']!r}", first["msg"].lower(), "See `retrain run --help`."
-        ) from error
+    """The settings of a command that takes any; a broken file must not keep `down` from ending what runs."""
+    if not options.fields:
+        return Settings()
+    if getattr(options, "refresh", None) == []:  # --refresh without a step
+        options.refresh = get_args(StepName)
+    options.file = None if options.command is config.init else config.config_file(options)
+    options.chosen = config.read_settings(options, options.fields, options.file)
+    return config.checked(options.chosen)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -112,23 +110,25 @@ def parser() -> argparse.ArgumentParser:
         for flag, arguments in command.arguments.items():
             subparser.add_argument(flag, **arguments)
         _add_fields(subparser, command.fields)
+        if command.fields:
+            subparser.add_argument("--config", metavar="FILE", help=f"settings to read instead of ./{config.FILE}")
         subparser.add_argument(
             "--allow-http", action="store_true", help="use an S3 endpoint of another machine without encryption"
         )
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        subparser.set_defaults(command=command.function)
+        subparser.set_defaults(command=command.function, fields=command.fields)
     return root
 
 
 def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     for name in names:
-        parser.add_argument(_flag(name), dest=name, default=None, **_argument(Settings.model_fields[name]))
+        parser.add_argument(config.flag(name), dest=name, default=None, **_argument(Settings.model_fields[name]))
 
 
 def _argument(field: FieldInfo) -> dict[str, Any]:
     """The keywords of `add_argument` for a field. `Settings` checks type and bounds, so the option takes any text."""
     text = (field.description or "").replace("%", "%%")
-    with_default = f"{text} Default: {field.default}." if field.default != () else text
+    with_default = f"{text} Default: {field.default}." if field.default not in {(), None} else text
     if get_origin(field.annotation) is tuple:
         names = get_args(get_args(field.annotation)[0])
         if names:
@@ -139,12 +139,15 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
                 "help": f"{text} One or more of {', '.join(names)}; none: all.",
             }
         return {"action": "append", "metavar": "URL", "help": text}
-    choices = get_args(field.annotation)
-    return {"help": with_default} | ({"choices": choices} if choices else {"metavar": "VALUE"})
+    choices = _choices(field.annotation)
+    return {"help": with_default, "metavar": f"{{{','.join(choices)}}}" if choices else "VALUE"}
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The words of a Literal, which may stand inside a union or an Annotated."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((words for each in get_args(annotation) if (words := _choices(each))), ())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from flows.cli.preload import preload
 from flows.cli.progress import show_progress
 from flows.cli.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable
-from tasks.settings import Settings
+from tasks.settings import Data, GateSettings, RecipeSettings, Settings
 from tasks.values import Outcome
 
 LOG = logging.getLogger("retrain")
@@ -48,7 +48,7 @@ def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
     try:
         return _call_flow(settings, force_publish)
     except MirrorsUnreachable:
-        if not or_digits:
+        if not or_digits or settings.mirror:  # data of one's own are not replaced
             raise
         LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
         return _call_flow(settings.model_copy(update={"dataset": "digits"}), force_publish)
@@ -57,9 +57,10 @@ def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
 def _call_flow(settings: Settings, force_publish: str) -> Outcome:
     from flows.retrain import retrain
 
-    data, recipe, gate = settings.cards()
-    others = {name: getattr(settings, name) for name in ("device", "train_on", "seeds", "store", "refresh")}
-    state = retrain(data, recipe, gate, **others, force_publish=force_publish, return_state=True)
+    cards = {"data": settings.card(Data), "recipe": settings.card(RecipeSettings), "gate": settings.card(GateSettings)}
+    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", "refresh")}
+    where = settings.train_on or "here"
+    state = retrain(**cards, **others, train_on=where, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())
 
 
@@ -82,7 +83,7 @@ COMMANDS = [
             "--json": {"action": "store_true", "help": "print one JSON object instead of the summary"},
             "--or-digits": {
                 "action": "store_true",
-                "help": "if no mirror can be reached, train on scikit-learn's digits instead",
+                "help": "if no public mirror can be reached, train on scikit-learn's digits instead",
             },
             "--force-publish": {
                 "type": _reason,
@@ -91,7 +92,7 @@ COMMANDS = [
                 "No environment variable sets this",
             },
         },
-        fields=list(Settings.model_fields),
+        fields=[name for name in Settings.model_fields if name not in {"cron", "timezone", "notify"}],
         description="Download, preprocess, train, evaluate, judge, publish. Cached results are reused. "
         "Every option is also an environment variable: --min-accuracy is RETRAIN_MIN_ACCURACY.",
     ),

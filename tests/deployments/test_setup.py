@@ -2,78 +2,258 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolUpdate
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL
 
 from deployments import setup
-from tasks.errors import ServerError
+from flows.retrain import retrain
+from tasks.errors import UsageError
+from tasks.settings import DIGITS_GATE, DIGITS_RECIPE, Data, GateSettings, RecipeSettings, Settings, defaults_for
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-
-@pytest.fixture(autouse=True)
-def server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of the process that deploys."""
-    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value() or "")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+STORE = "s3://models/prod"
 
 
-def test_applying_twice_leaves_one_of_each() -> None:
-    setup.apply("s3://first/store", "cpu")
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    """A client of a server on which nothing is deployed."""
+    with get_client(sync_client=True) as connected:
+        for deployment in connected.read_deployments():
+            connected.delete_deployment(deployment.id)
+        for variable in connected.read_variables():
+            connected.delete_variable_by_name(variable.name)
+        yield connected
+
+
+def deploy(store: str | None = STORE, device: str = "gpu", *, overwrite: bool = False, **chosen: object) -> list[str]:
+    """Deploy with these settings; the lines that it shows."""
+    lines: list[str] = []
+    settings = Settings.model_validate(chosen)
+    setup.apply(settings, device, store, overwrite=overwrite, show=lines.append)  # type: ignore[arg-type]
+    return lines
+
+
+def change(client: SyncPrefectClient, name: str = "retrain/scheduled", **parameters: Any) -> None:
+    """What a person does in the interface."""
+    deployment = client.read_deployment_by_name(name)
+    update = DeploymentUpdate(parameters=deployment.parameters | parameters, tags=deployment.tags)
+    client.update_deployment(deployment.id, update)
+
+
+def parameters(client: SyncPrefectClient, name: str = "retrain/scheduled") -> dict[str, Any]:
+    return client.read_deployment_by_name(name).parameters
+
+
+def schedules(client: SyncPrefectClient) -> list[str]:
+    return [setup._text(each.schedule) for each in client.read_deployment_by_name("retrain/scheduled").schedules]
+
+
+def test_deploying_twice_leaves_one_of_each(client: SyncPrefectClient) -> None:
+    deploy("s3://first/store", "cpu")
     first = everything()
-    setup.apply("s3://models/prod", "auto", "slack-webhook/ops")
+    moved = f"store s3://first/store → {STORE}"
+    assert deploy(STORE, "auto") == [
+        *("retrain/scheduled: device cpu → gpu", f"retrain/scheduled: {moved}"),
+        *("retrain/on-demand: device cpu → gpu", f"retrain/on-demand: {moved}", f"retrain/ci: {moved}"),
+    ]
     second = everything()
     assert first.keys() == second.keys()
-    assert first.keys() == {
-        *(
-            "pool retrain-jobs",
-            "pool retrain-training",
-            "retrain/scheduled",
-            "retrain/on-demand",
-            "retrain/ci",
-            "train/on-worker",
-        ),
-        *("notify/on-rejected", f"automation {setup.AUTOMATION}", "automation on-rejected__automation_1"),
+    assert first.keys() >= {
+        *("pool retrain-jobs", "pool retrain-training", "retrain/scheduled", "retrain/on-demand", "retrain/ci"),
+        *("train/on-worker", f"automation {setup.AUTOMATION}"),
     }
-    store = {"store": "s3://models/prod"}
-    assert second["retrain/scheduled"].parameters == {**store, "device": "gpu", "train_on": "pool"}
-    assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "pool"}
-    assert second["retrain/ci"].parameters == {**store, "device": "cpu", "train_on": "here"}
-    assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
+    assert second["retrain/scheduled"].parameters == {"store": STORE, "device": "gpu", "train_on": "pool"}
+    assert second["retrain/on-demand"].parameters == {"store": STORE, "device": "gpu", "train_on": "pool"}
+    assert second["retrain/ci"].parameters == {"store": STORE, "device": "cpu", "train_on": "here"}
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
     assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
     for name in pools:
-        environment = second[name].job_variables.get("env", {})
-        assert name == "notify/on-rejected" or environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-
-    (schedule,) = second["retrain/scheduled"].schedules
-    assert schedule.active
-    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 4 * * 1", "Europe/Berlin")
+        assert second[name].job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+        assert second[name].description
+    assert {name: second[name].id for name in pools} == {name: first[name].id for name in pools}
     limit = second["retrain/scheduled"].global_concurrency_limit
     assert limit.limit == 1
     assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
     assert not second["retrain/on-demand"].schedules
+    assert deploy(STORE, "auto") == []
 
-    trigger = second["automation on-rejected__automation_1"].trigger
-    assert trigger.expect == {f"prefect.flow-run.{state}" for state in ("Rejected", "Failed", "Crashed")}
+
+def test_what_judges_here_judges_there(client: SyncPrefectClient) -> None:
+    chosen: dict[str, Any] = {
+        "min_accuracy": 0.999,
+        "mirror": ["file:///data/mnist"],
+        "epochs": 7,
+        "seeds": 3,
+        "train_on": "here",
+    }
+    deploy(**chosen, dataset="digits", cron="0 5 * * 5", timezone="America/New_York")
+    expected = {
+        **{"store": STORE, "device": "gpu", "train_on": "here", "seeds": 3},
+        **{"data": {"dataset": "digits", "mirror": ["file:///data/mnist"]}, "recipe": {"epochs": 7}},
+        "gate": {"min_accuracy": 0.999},
+    }
+    assert parameters(client) == parameters(client, "retrain/on-demand") == expected
+    assert parameters(client, "retrain/ci") == expected | {"device": "cpu"}
+    assert schedules(client) == ["0 5 * * 5, America/New_York"]
+    retrain.validate_parameters(expected)
+    # What is not chosen any more is the data set's own again.
+    lines = deploy(dataset="digits", mirror=["file:///data/mnist"], seeds=3, train_on="here")
+    assert "retrain/scheduled: gate.min_accuracy 0.999 → unset" in lines
+    assert parameters(client) == {name: value for name, value in expected.items() if name not in {"gate", "recipe"}}
+    assert schedules(client) == ["0 5 * * 5, America/New_York"], "nobody named another schedule"
+
+
+def test_a_form_that_is_sent_as_it_is_chooses_nothing(client: SyncPrefectClient) -> None:
+    deploy()
+    deployment = client.read_deployment_by_name("retrain/on-demand")
+    cards = {"recipe": RecipeSettings(), "gate": GateSettings(), "data": Data(dataset="digits")}
+    form = deployment.parameters | {name: card.model_dump(mode="json") for name, card in cards.items()}
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=form)
+    sent = retrain.validate_parameters(run.parameters)
+    assert defaults_for("digits", sent["recipe"], sent["gate"]) == (DIGITS_RECIPE, DIGITS_GATE)
+    change(client, "retrain/on-demand", **form | {"refresh": [], "force_publish": ""})
+    assert deploy(dataset="digits", epochs=20) == [
+        f"retrain/{name}: {line}"
+        for name in ("scheduled", "on-demand", "ci")
+        for line in ("data.dataset unset → digits", "recipe.epochs unset → 20")
+        if (name, line) != ("on-demand", "data.dataset unset → digits")
+    ], "what somebody has only looked at is not changed"
+
+
+def test_what_was_changed_in_the_interface_stays_unless_it_is_overwritten(client: SyncPrefectClient) -> None:
+    deploy(min_accuracy=0.97)
+    change(client, gate={"min_accuracy": 0.99}, seeds=3)
+    for _ in range(2):
+        lines = deploy(min_accuracy=0.97, epochs=6)
+        assert "retrain/scheduled: gate.min_accuracy stays 0.99, as it was changed on the server" in "\n".join(lines)
+    assert parameters(client)["gate"] == {"min_accuracy": 0.99}
+    assert parameters(client)["recipe"] == {"epochs": 6}
+    assert parameters(client)["seeds"] == 3
+    assert parameters(client, "retrain/on-demand")["gate"] == {"min_accuracy": 0.97}
+    lines = deploy(min_accuracy=0.97, epochs=6, overwrite=True)
+    assert "retrain/scheduled: gate.min_accuracy 0.99 → 0.97" in lines
+    assert parameters(client)["gate"] == {"min_accuracy": 0.97}
+    assert "seeds" not in parameters(client)
+    # The settings take over what the interface says, and both are of one mind.
+    change(client, gate={"min_accuracy": 0.98})
+    assert deploy(min_accuracy=0.98, epochs=6) == [
+        "retrain/on-demand: gate.min_accuracy 0.97 → 0.98",
+        "retrain/ci: gate.min_accuracy 0.97 → 0.98",
+    ]
+    assert deploy(min_accuracy=0.985, epochs=6)[0] == "retrain/scheduled: gate.min_accuracy 0.98 → 0.985"
+
+
+def test_a_schedule_that_was_changed_added_paused_or_removed_stays(client: SyncPrefectClient) -> None:
+    deploy()
+    assert schedules(client) == ["0 4 * * 1, UTC"]
+    deployment = client.read_deployment_by_name("retrain/scheduled")
+    (ours,) = deployment.schedules
+    fridays = CronSchedule(cron="0 22 * * 5", timezone="America/New_York")
+    client.update_deployment_schedule(deployment.id, ours.id, active=False, schedule=fridays)
+    hourly = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)))
+    client.create_deployment_schedules(deployment.id, [hourly])
+    assert deploy() == []
+    kept = "retrain/scheduled: schedule stays 0 22 * * 5, America/New_York, as it was changed on the server"
+    assert deploy(cron="0 3 * * *")[0].startswith(kept)
+    assert sorted(schedules(client))[0] == "0 22 * * 5, America/New_York"
+    assert len(schedules(client)) == 2
+    deploy(cron="0 3 * * *", overwrite=True)
+    assert sorted(schedules(client))[0] == "0 3 * * *, UTC"
+    assert len(schedules(client)) == 2
+    paused = [each.active for each in client.read_deployment_by_name("retrain/scheduled").schedules]
+    assert sorted(paused) == [False, True], "overwriting its time starts no schedule that was paused"
+    for each in client.read_deployment_by_name("retrain/scheduled").schedules:
+        client.delete_deployment_schedule(deployment.id, each.id)
+    assert "schedule stays unset" in "\n".join(deploy(cron="0 3 * * *"))
+    assert schedules(client) == []
+    deploy(cron="0 3 * * *", overwrite=True)
+    assert schedules(client) == ["0 3 * * *, UTC"]
+
+
+def test_a_deployment_of_an_earlier_version_moves_with_the_settings(client: SyncPrefectClient) -> None:
+    flow = client.create_flow_from_name("retrain")
+    weekly = CronSchedule(cron="0 4 * * 1", timezone="Europe/Berlin")
+    for name in ("scheduled", "on-demand", "ci"):
+        client.create_deployment(
+            flow,
+            name,
+            parameters={"store": "s3://old/prod", "device": "gpu", "train_on": "gpu"},
+            schedules=[DeploymentScheduleCreate(schedule=weekly, slug="weekly")] if name == "scheduled" else [],
+        )
+    client.create_deployment(client.create_flow_from_name("train"), "gpu")
+    change(client, gate={"min_accuracy": 0.99})
+    lines = deploy(None, min_accuracy=0.98)
+    assert "retrain/scheduled: train_on gpu → pool" in lines
+    assert "retrain/scheduled: gate.min_accuracy stays 0.99" in "\n".join(lines)
+    assert "train/gpu: removed, as this version does not use it" in lines
+    assert parameters(client) == {
+        **{"store": "s3://old/prod", "device": "gpu", "train_on": "pool"},
+        "gate": {"min_accuracy": 0.99},
+    }
+    assert schedules(client) == ["0 4 * * 1, Europe/Berlin"]
+    assert setup.read_deployment(client, "train/gpu") is None
+
+
+def test_job_variables_and_a_limit_that_people_have_set_stay(client: SyncPrefectClient) -> None:
+    deploy()
+    deployment = client.read_deployment_by_name("retrain/scheduled")
+    own = {"env": {**deployment.job_variables["env"], "AWS_PROFILE": "models"}, "image": "retrain:7"}
+    client.update_deployment(deployment.id, DeploymentUpdate(job_variables=own, concurrency_limit=2, tags=["ours"]))
+    assert "retrain/scheduled: concurrency_limit stays 2" in "\n".join(deploy(epochs=3))
+    after = client.read_deployment_by_name("retrain/scheduled")
+    assert (after.job_variables, after.tags) == (own, ["ours"])
+    assert after.global_concurrency_limit
+    assert after.global_concurrency_limit.limit == 2
+
+
+def test_a_dry_run_changes_nothing(client: SyncPrefectClient) -> None:
+    lines: list[str] = []
+    setup.apply(Settings(), "gpu", STORE, dry_run=True, show=lines.append)
+    assert lines[0].startswith("retrain/scheduled: new, with ")
+    assert f"store {STORE}" in lines[0]
+    assert client.read_deployments() == []
+    assert client.read_variables() == []
+
+
+def test_a_store_has_to_be_named_once(client: SyncPrefectClient) -> None:
+    with pytest.raises(UsageError, match=r"cannot deploy: no store is named, and .* Name one that every worker can"):
+        deploy(None)
+    assert client.read_deployments() == []
+    deploy(STORE)
+    assert deploy(None) == []
+    assert parameters(client)["store"] == STORE
+
+
+def test_what_is_no_schedule_is_one_line_and_changes_nothing(client: SyncPrefectClient) -> None:
+    with pytest.raises(UsageError, match=r"cannot use --cron 'every monday': .*\. Mondays at 4 are '0 4 \* \* 1'\."):
+        deploy(cron="every monday")
+    assert client.read_deployments() == []
+
+
+def test_a_record_that_somebody_has_removed_or_edited_is_no_error(client: SyncPrefectClient) -> None:
+    deploy(epochs=3)
+    for variable in client.read_variables():
+        client.delete_variable_by_name(variable.name)
+    assert "recipe.epochs stays 3" in deploy(epochs=4)[0], "who has set it is not known"
+    deploy(epochs=4, overwrite=True)
+    assert parameters(client)["recipe"] == {"epochs": 4}
 
 
 def test_a_pool_that_is_there_is_left_as_it_is() -> None:
     with get_client(sync_client=True) as client:
         setup.create_pools()
-        client.update_work_pool(
-            "retrain-training", WorkPoolUpdate(description="the machine in the cellar", concurrency_limit=2)
-        )
+        ours = WorkPoolUpdate(description="the machine in the cellar", concurrency_limit=2)
+        client.update_work_pool("retrain-training", ours)
         setup.create_pools()
         assert client.read_work_pool("retrain-training").concurrency_limit == 2
         assert client.read_work_pool("retrain-training").description == "the machine in the cellar"
@@ -81,8 +261,7 @@ def test_a_pool_that_is_there_is_left_as_it_is() -> None:
 
 def test_an_automation_that_agrees_is_not_touched_and_doubles_are_removed() -> None:
     def last_update() -> str:
-        url = f"{os.environ['PREFECT_API_URL']}/automations/{before.id}"
-        return str(httpx.get(url).json()["updated"])
+        return str(httpx.get(f"{PREFECT_API_URL.value()}/automations/{before.id}").json()["updated"])
 
     setup.watch_heartbeats()
     before = everything()[f"automation {setup.AUTOMATION}"]
@@ -94,31 +273,6 @@ def test_an_automation_that_agrees_is_not_touched_and_doubles_are_removed() -> N
         setup.watch_heartbeats(2 * setup.HEARTBEAT_TIMEOUT)
         (left,) = client.read_automations_by_name(setup.AUTOMATION)
     assert left.trigger.within == 2 * setup.HEARTBEAT_TIMEOUT  # type: ignore[union-attr]
-
-
-def test_prefects_own_command_does_the_same_for_deployments() -> None:
-    setup.apply("s3://models/prod", "gpu")
-    before = everything()
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    subprocess.run(
-        [*command, "--prefect-file", "deployments/prefect.yaml"],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "RETRAIN_STORE": "s3://models/prod", "RETRAIN_DEVICE": "gpu"},
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
-    after = everything()
-    assert before.keys() == after.keys()
-    assert all(after[name].parameters == before[name].parameters for name in before if "/" in name)
-
-
-def test_what_cannot_be_deployed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "PREFECT_FILE", tmp_path / "missing.yaml")
-    with pytest.raises(
-        ServerError, match=r"cannot make the deployments: .* For its whole output: python -m prefect .*missing\.yaml"
-    ):
-        setup.deploy("s3://models/prod", "gpu")
 
 
 def everything() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from textwrap import dedent
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.settings import Settings
+from tasks.settings import DEFAULTS, Settings
 from tests.documents import project
 from tests.documents.markdown import OPTION, Fence, Page, Text
 from tests.documents.shell import retrain_arguments, simple_commands, typed
@@ -228,8 +228,9 @@ def _options(row: Sequence[str], column: int) -> list[str]:
 def _default(action: argparse.Action) -> Any:
     """None where it is not told in numbers or words, or is another one for each command."""
     if action.dest in Settings.model_fields:
+        recipe, gate = DEFAULTS["mnist"]
         default = Settings.model_fields[action.dest].default
-        return None if default == () else default
+        return (recipe.model_dump() | gate.model_dump()).get(action.dest, default) if default != () else None
     return "off" if action.default is False else None
 
 

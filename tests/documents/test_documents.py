@@ -161,7 +161,7 @@ def test_what_is_right_is_not_found(text: str) -> None:
         ("```sh\nretrain up | stats\n```", 2, "invalid choice: 'stats'"),
         ("```sh\nretrain run --min-acc 0.9\n```", 2, "unrecognized arguments: --min-acc 0.9"),
         ("```sh\nretrain run \\\n  --store x \\\n  --to 3\n```", 2, "unrecognized arguments: --to 3"),
-        ("```sh\nretrain run --dataset cifar\n```", 2, "invalid choice: 'cifar'"),
+        ("```sh\nretrain run --dataset cifar\n```", 2, "input should be 'mnist' or 'digits'"),
         ("```sh\nretrain run --min-accuracy 97\n```", 2, "min_accuracy: input should be less"),
         ("```sh\nretrain show\n```", 2, "the following arguments are required"),
         ("```sh\nretrain gc\n  retrain cache  # `retrain clear`\n```", 3, "invalid choice: 'clear'"),

@@ -2,7 +2,7 @@
 
 Prints `ready` and waits for a line. Then publishes COUNT contents, numbered from FIRST, and prints the number and the
 version of each after its publish returned.
-On a local store, RETRAIN_TEST_DIE_AFTER makes it kill itself after so many writes; a server's proxy kills from outside.
+On a local store, TEST_DIE_AFTER makes it kill itself after so many writes; a server's proxy kills from outside.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(url: str, first: int, count: int) -> None:
     capabilities = check(store)
     print("ready", flush=True)
     sys.stdin.readline()
-    if deaths := os.environ.get("RETRAIN_TEST_DIE_AFTER"):
+    if deaths := os.environ.get("TEST_DIE_AFTER"):
         _die_after(int(deaths))
     registry = Registry(store, "mnist", capabilities)
     for number in range(first, first + count):

@@ -54,7 +54,7 @@ class Running:
 
     def dying(self, writes: int) -> dict[str, str]:
         """The settings of a publisher that is to be killed after so many writes."""
-        return {} if self.proxy else {"RETRAIN_TEST_DIE_AFTER": str(writes)}
+        return {} if self.proxy else {"TEST_DIE_AFTER": str(writes)}
 
 
 @contextmanager

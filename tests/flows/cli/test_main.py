@@ -20,7 +20,7 @@ import pytest
 
 from flows.cli import run
 from flows.cli.main import _settings, main, parser
-from tasks.settings import Data, Gate, Recipe, Settings, StepName
+from tasks.settings import Data, GateSettings, RecipeSettings, StepName
 from tests.mirrors import serving
 
 Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -106,11 +106,12 @@ def test_the_quick_start_falls_back_to_the_digits_and_says_so(
 ) -> None:
     with serving({}) as mirror:
         closed = mirror.url
-    arguments = ("run", "--mirror", closed, "--store", str(digits[0]))
-    failed, fallback = retrain(*arguments, **server), retrain(*arguments, "--or-digits", **server)
-    assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {closed}: cannot connect")
-    assert fallback.returncode == 0
+    arguments = ("run", "--store", str(digits[0]), "--or-digits")
+    own = retrain(*arguments, RETRAIN_MIRROR=closed, **server)
+    fallback = retrain(*arguments, HTTPS_PROXY=closed, **server)
+    assert own.returncode == 1, "data of one's own are not replaced"
+    assert own.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {closed}: cannot connect")
+    assert fallback.returncode == 0, fallback.stderr
     assert "no mirror of MNIST can be reached: training on scikit-learn's digits" in fallback.stderr
     assert "digits version 1" in fallback.stdout
 
@@ -183,6 +184,7 @@ def test_help_and_reading_import_neither_prefect_nor_tensorflow_nor_boto3() -> N
         (["--epochs", "0"], "cannot use --epochs '0': input should be greater than or equal to 1"),
         (["--min-accuracy", "97"], "cannot use --min-accuracy '97': input should be less than or equal to 1"),
         (["--learning-rate", "fast"], "cannot use --learning-rate 'fast': input should be a valid number"),
+        (["--dataset", "cifar"], "cannot use --dataset 'cifar': input should be 'mnist' or 'digits'"),
         (["--store", "gs://bucket"], "cannot use the store 'gs://bucket'"),
     ],
 )
@@ -195,7 +197,7 @@ def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--dataset", "cifar"], ["show", "--store", "."]])
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["show", "--store", "."]])
 def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main(arguments)
@@ -243,9 +245,8 @@ def test_refresh_names_steps_or_means_all(arguments: list[str], expected: tuple[
 
 
 def test_an_override_has_to_be_said_each_time_and_needs_a_reason(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("RETRAIN_FORCE_PUBLISH", "from the environment")
     assert parser().parse_args(["run"]).force_publish is None
     assert parser().parse_args(["run", "--force-publish", "the audit wants it"]).force_publish == "the audit wants it"
     with pytest.raises(SystemExit):
@@ -289,10 +290,12 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
     monkeypatch.setenv("RETRAIN_MIRROR", "file:///a https://b/")
     monkeypatch.setenv("RETRAIN_MIN_ACCURACY", "0.5")
     monkeypatch.setenv("RETRAIN_REFRESH", "train evaluate")
-    assert Settings().refresh == ("train", "evaluate")
-    data, recipe, gate = Settings(seed=3).cards()
-    assert (data, recipe) == (Data(mirror=("file:///a", "https://b/")), Recipe(epochs=7, seed=3))
-    assert gate == Gate(min_accuracy=0.5)
+    settings = _settings(parser().parse_args(["run", "--seed", "3"]))
+    assert settings.refresh == ("train", "evaluate")
+    assert settings.card(Data) == Data(mirror=("file:///a", "https://b/"))
+    assert settings.card(RecipeSettings) == RecipeSettings(epochs=7, seed=3)
+    gate = settings.card(GateSettings)
+    assert gate == GateSettings(min_accuracy=0.5)
     assert gate.model_fields_set == {"min_accuracy"}, "limits that nobody chose stay unset"
 
 

@@ -24,7 +24,7 @@ from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
 from tasks.learning import work_pool
 from tasks.learning.plan import TrainingPlan
 from tasks.learning.work_pool import submit_all, train_on_pool
-from tasks.settings import Data, Recipe
+from tasks.settings import Data, Recipe, Settings
 from tasks.train import train
 from tasks.values import Artifact, DeviceKind, Examples
 
@@ -46,7 +46,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
 def ready(client: SyncPrefectClient) -> None:
     """The deployments are there, and the server takes a worker of the pool for alive."""
     if not client.read_deployments():
-        setup.deploy("s3://models/prod", "cpu")
+        setup.apply(Settings(), "cpu", "s3://models/prod")
     client.send_worker_heartbeat("retrain-training", "stand-in")
 
 
