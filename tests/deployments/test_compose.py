@@ -118,10 +118,14 @@ def test_whoever_has_the_name_of_the_authoritys_file_has_the_file() -> None:
         assert mounts == ([(path, path)] if "AWS_CA_BUNDLE" in service["environment"] else []), name
 
 
-def test_a_store_without_encryption_has_to_be_permitted() -> None:
-    variables = CASES["another store"] | SECRETS | {"S3_ENDPOINT": "http://minio:9000"}
-    assert not permits_http(chosen(variables)["setup"]["environment"])
-    assert permits_http(chosen(variables | {"RETRAIN_ALLOW_HTTP": "1"})["setup"]["environment"])
+@pytest.mark.usefixtures("prefect_server")
+def test_another_store_without_encryption_has_to_be_permitted() -> None:
+    variables = CASES["another store"] | {"S3_ENDPOINT": "http://minio:9000"}
+    result = run("setup", variables, PREFECT_API_URL=PREFECT_API_URL.value() or "")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "cannot use the S3 endpoint http://minio:9000: it is not encrypted" in line
+    assert permits_http(chosen(variables | SECRETS | {"RETRAIN_ALLOW_HTTP": "1"})["setup"]["environment"])
 
 
 def test_a_bucket_that_an_earlier_version_named_stays_the_store() -> None:
