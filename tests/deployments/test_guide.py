@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.setup import POOLS
 from flows.cli.main import parser
 from tests.documents.project import is_variable
 
@@ -28,7 +29,7 @@ def assigned(name: str) -> dict[str, str]:
 def test_the_environment_of_a_gpu_box_has_what_the_compose_file_gives_its_worker() -> None:
     names = assigned("gpu.env.example").keys()
     assert [name for name in names if not is_variable(name)] == []
-    service = set(COMPOSE["services"]["gpu-worker"]["environment"])
+    service = set(COMPOSE["services"]["trainer-gpu"]["environment"])
     # Set by the image, or by `docker run` in the guide.
     assert {name for name in service - names if name.startswith(("PREFECT_API", "AWS_"))} == set()
 
@@ -63,6 +64,20 @@ def test_helm_values_are_yaml_whose_variables_exist(path: Path) -> None:
     assert [name for name in names if not is_variable(name)] == []
 
 
+def test_every_worker_serves_a_pool_that_is_there_and_has_deployments() -> None:
+    files = [*UNITS, *VALUES, DEPLOYMENTS / "compose.yaml", DEPLOYMENTS.parent / "Dockerfile"]
+    told = {path.name: re.findall(r"(?:--pool[\s\",]+|workPool: )([\w-]+)", path.read_text()) for path in files}
+    assert {name: pools for name, pools in told.items() if not set(POOLS).issuperset(pools)} == {}
+    assert len(told["worker-jobs.yaml"]) == len(told["worker-training.yaml"]) + 1 == 2
+
+
+def test_the_guide_names_services_that_are_there() -> None:
+    guide = (DEPLOYMENTS / "README.md").read_text()
+    named = re.findall(r"\bdc (?:exec(?: -T)?|run --rm|stop|restart|logs --follow|create) ([a-z][\w-]*)", guide)
+    assert len(named) >= 10
+    assert set(named) <= set(COMPOSE["services"])
+
+
 def test_there_are_units_and_values() -> None:
-    assert {path.stem for path in UNITS} == {"retrain", "retrain-gpu-worker", "retrain-tunnel"}
+    assert {path.stem for path in UNITS} == {"retrain", "retrain-tunnel", "retrain-trainer-gpu"}
     assert {path.stem for path in VALUES} == {"server", "worker-jobs", "worker-training"}
