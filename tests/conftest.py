@@ -22,6 +22,7 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "RETRAIN_HOME": str(HOME / "retrain"),
+    "RETRAIN_CONFIG": os.devnull,  # not the retrain.toml of whoever runs the tests
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",
 }

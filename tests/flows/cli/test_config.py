@@ -48,6 +48,7 @@ train_on = "here"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RETRAIN_CONFIG", raising=False)
     return tmp_path
 
 
