@@ -1,4 +1,4 @@
-"""What a Prefect server needs to run the job: work pools, deployments, and the automation that finds dead runs.
+"""What a Prefect server needs to run the job: work pools, deployments, automations that find dead runs and tell people.
 
 `apply` is idempotent. Called by `retrain deploy` and `retrain up`; imports Prefect, and no steps.
 """
@@ -10,14 +10,17 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
+from deployments.automations import upsert
+from deployments.notifications import apply_notifications, find_block
 from tasks.errors import ServerError
 from tasks.settings import DeviceChoice
 
@@ -38,14 +41,24 @@ def apply(store: str, device: DeviceChoice, notify: str = "") -> None:
     Args:
         store: The address of the store of all deployments.
         device: What the machines of the work pool retrain-training train on; auto means a GPU.
-        notify: The notification block that reports runs that published nothing; empty: only the log.
+        notify: The notification block that tells how scheduled and requested runs ended; empty: nobody is told.
 
     Raises:
         ServerError: `prefect deploy` failed.
+        UsageError: The server has no such notification block.
     """
+    block = require_block(notify)  # before anything is changed
     create_pools()
-    deploy(store, device, notify)
+    deploy(store, device)
     watch_heartbeats()
+    with get_client(sync_client=True) as client:
+        apply_notifications(client, block)
+
+
+def require_block(name: str) -> UUID | None:
+    """The id of the notification block; None for an empty name. Raises UsageError if the server has no such block."""
+    with get_client(sync_client=True) as client:
+        return find_block(client, name)
 
 
 def create_pools() -> None:
@@ -58,12 +71,11 @@ def create_pools() -> None:
                 client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
-def deploy(store: str, device: DeviceChoice, notify: str = "") -> None:
+def deploy(store: str, device: DeviceChoice) -> None:
     """Run `prefect deploy --all` on prefect.yaml. Raises ServerError if it fails."""
     variables = {
         "RETRAIN_STORE": store,
         "RETRAIN_DEVICE": "cpu" if device == "cpu" else "gpu",
-        "RETRAIN_NOTIFY": notify,
     }
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
     result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
@@ -96,22 +108,8 @@ def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=_message(timeout))],
     )
     with get_client(sync_client=True) as client:
-        _upsert(client, automation)
+        upsert(client, automation)
 
 
 def _message(timeout: timedelta) -> str:
     return f"no sign of life for {timeout.total_seconds():.0f} s: its process or its machine is gone"
-
-
-def _upsert(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create or update the automation of this name, and delete duplicates: the server allows equal names."""
-    existing = client.read_automations_by_name(automation.name)
-    if not existing:
-        client.create_automation(automation)
-        return
-    first, *duplicates = existing
-    # An update makes the server forget the last event of each run, so skip one that changes nothing.
-    if AutomationCore.model_validate(first.model_dump()) != automation:
-        client.update_automation(first.id, automation)
-    for duplicate in duplicates:
-        client.delete_automation(duplicate.id)

@@ -24,7 +24,6 @@ class Command(NamedTuple):
 
 # An option of `up` and `deploy`.
 NOTIFY = {
-    "default": "",
-    "metavar": "BLOCK",
-    "help": "a Prefect notification block that reports runs that publish nothing",
+    "metavar": "TYPE/NAME",
+    "help": "a Prefect notification block that tells how scheduled and requested runs ended, and which did not start",
 }

@@ -26,7 +26,7 @@ def deploy(options: argparse.Namespace) -> int:
     from deployments.setup import apply
 
     store = open_store(options.settings.store).url
-    apply(store, options.settings.device, options.notify)
+    apply(store, options.settings.device, options.notify or "")
     print(f"deployed to {server.url}, with the store {store}")
     return 0
 
