@@ -11,9 +11,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import permutations
 from pathlib import Path
+from socketserver import BaseRequestHandler
 from typing import Literal, NamedTuple
 from unittest.mock import patch
 
@@ -55,7 +57,7 @@ def certificate(folder: Path) -> Path:
 class _Server(ThreadingHTTPServer):
     """The handshake is the handler's, in its own thread; a client that does not like it, or the answer, is no error."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], pem: Path) -> None:
+    def __init__(self, handler: type[BaseRequestHandler], pem: Path) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem)
@@ -121,3 +123,34 @@ def recording(pem: Path, acts: Sequence[Act]) -> Iterator[list[Sent]]:
                 over.set()
                 server.shutdown()
                 thread.join()
+
+
+@contextmanager
+def terminating(pem: Path, upstream: int) -> Iterator[str]:
+    """The https:// address of a proxy that ends TLS before a server on a port of this machine."""
+
+    class Relay(BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", upstream)) as server:
+                threads = [threading.Thread(target=pump, args=ends) for ends in permutations((self.request, server))]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):  # a client that does not trust us, or leaves
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with _Server(Relay, pem) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"https://localhost:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

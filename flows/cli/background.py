@@ -1,22 +1,25 @@
 """`retrain up`, `status` and `down`: a Prefect server and workers in the background of this machine.
 
-    $RETRAIN_HOME/up/state.json    port, store, and the processes that were started
+    $RETRAIN_HOME/up/state.json    port, store and the like, kept over `down`, and the processes that were started
     $RETRAIN_HOME/up/password      user and password of the server, for its workers, our own clients and the interface
     $RETRAIN_HOME/up/*.log         the output of each process
     $RETRAIN_HOME/up/prefect.db    the server's database: runs, schedules, logs
 
-A process counts as started here only if its id *and* its creation time agree: the system may give the id to another
-program. Everything listens on loopback; only the owner can enter the folder. Called by `main`, `run` and `deploy`; only
-`up` imports Prefect.
+A process counts as started here only if its id *and* its start agree: the system may give the id to another program.
+One whose settings have changed since is started again, but never under a run. Everything listens on loopback; only the
+owner can enter the folder. Called by `main`, `run` and `deploy`; only `up` imports Prefect.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
+import hmac
 import logging
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -31,16 +34,20 @@ from pydantic import Field
 from flows.cli.command import DEPLOYED, OVERWRITE, Command
 from flows.cli.progress import show_progress
 from flows.cli.server import (
+    FOREIGN,
     START_TIMEOUT,
     Server,
     configured_api_url,
+    database,
     is_reachable,
     make_private,
     new_password,
+    own_environment,
     protection,
+    use_server,
 )
 from tasks.errors import ServerError, UsageError
-from tasks.settings import DeviceChoice, home
+from tasks.settings import DeviceChoice, Settings, home
 from tasks.storage import open_store
 from tasks.storage.probe import check
 from tasks.values import Value
@@ -55,27 +62,54 @@ WORKERS = {"worker jobs": ("retrain-jobs", ()), "worker training": ("retrain-tra
 GRACE_PERIOD = 20.0
 
 
+# The variables that a process reads when it starts, but the settings of a run, which are parameters of the deployments.
+SERVER_READS = re.compile("PREFECT_")
+WORKER_READS = re.compile(
+    "PREFECT_(?!SERVER_)|RETRAIN_|AWS_|TF_|XLA_|KERAS_|CUDA_|NVIDIA_|SSL_CERT_|(HTTPS?|ALL|NO)_PROXY$"
+)
+PARAMETERS = {f"RETRAIN_{name.upper()}" for name in Settings.model_fields}
+
+# A worker that has another server's address or password is of no use, whatever it runs.
+ADDRESS = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING"}
+
+
 class Process(Value):
-    """A process that was started here: its id and its creation time, in seconds since 1970."""
+    """A process that was started here: its id, its start, and what it was started with."""
 
     pid: int
     born: float
+    """Its creation time, in seconds since 1970, by the clock of that moment; earlier versions know it alone."""
+    start: str = ""
+    """Boot and clock tick of its start, which no change of the clock moves; empty where the system does not tell."""
+    reads: dict[str, str] = Field(default_factory=dict)
+    """A digest of each variable that it reads, by name."""
 
     def running_process(self) -> psutil.Process | None:
         """The process, or None if it has ended or its id belongs to another one."""
         try:
             process = psutil.Process(self.pid)
-            runs = abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            same = start_of(self.pid) == self.start if self.start else abs(process.create_time() - self.born) < 1
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
-        return process if runs else None
+
+
+def start_of(pid: int) -> str:
+    """Boot and clock tick at which a process of Linux started; empty elsewhere, and for a process that has ended."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        after_the_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{boot} {after_the_name[19]}"
 
 
 class State(Value):
-    """The content of state.json. Earlier versions wrote the same fields; keep their names."""
+    """The content of state.json. Earlier versions wrote some of the fields; keep their names."""
 
     port: int
     store: str
+    device: DeviceChoice = "auto"
     processes: dict[str, Process] = Field(default_factory=dict)
     has_password: bool = False
 
@@ -103,38 +137,52 @@ def up(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     previous, configured = _read_state(), configured_api_url()
-    if configured and not (previous and previous.api == configured):
+    if configured and not (previous and configured in {previous.api, previous.address}):
         raise UsageError(
             "a Prefect server is set up already",
             f"PREFECT_API_URL is {configured}",
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
-    device = _training_device(options.settings.device)
-    named = options.settings.store if "store" in options.settings.model_fields_set else None
-    store = open_store(named or (previous.store if previous else options.settings.store))
+    wanted = _remembered(options, previous)
+    device = _training_device(wanted.device)
+    store = open_store(wanted.store)
     check(store)  # so that a wrong address fails here and not in the first run
-    state = _ensure_server(previous, options.port, store.url)
+    done: list[str] = []
+    state = _ensure_server(previous, wanted.model_copy(update={"store": store.url}), options.port, done)
     _wait_until_ready(lambda: is_reachable(state.api), state, SERVER)
     server = Server(state.api, _password())
+    for name in filter(FOREIGN.match, list(os.environ)):
+        del os.environ[name]
     os.environ |= _environment(state)
+    use_server(server)
 
-    from deployments.setup import apply, create_pools
+    from deployments.setup import apply, create_pools, require_block
 
+    require_block(options.settings.notify or "")
     create_pools()
-    for name, (pool, worker_options) in WORKERS.items():
-        if not state.alive(name):
-            state = _start(state, name, _worker_command(pool, worker_options))
+    state = _ensure_workers(state, done)
     apply(options.settings, device, store.url, overwrite=options.overwrite)
+    state = _write_state(state.model_copy(update={"store": store.url, "device": wanted.device}))
     for name, (pool, _) in WORKERS.items():
         _wait_until_ready(lambda pool=pool: _pool_is_ready(server, pool), state, name)  # type: ignore[misc]
-    print(_summary(state))
+    print("\n".join([_summary(state), *(done or ["nothing had to be started"])]))
     return 0
+
+
+def _remembered(options: argparse.Namespace, previous: State | None) -> State:
+    """What `up` is told, and where it is not, what it was told the last time."""
+    settings, given = options.settings, options.settings.model_fields_set
+    return State(
+        port=options.port or (previous.port if previous else 4200),
+        store=previous.store if previous and "store" not in given else settings.store,
+        device=previous.device if previous and "device" not in given else settings.device,
+    )
 
 
 def status(options: argparse.Namespace) -> int:
     """`retrain status`: 0 if the server and all workers run, else 1."""
     state = _read_state()
-    if state is None:
+    if state is None or not state.processes:
         print("nothing runs in the background of this machine; `retrain up` starts it", file=sys.stderr)
         return 1
     print(_summary(state))
@@ -150,13 +198,13 @@ def down(options: argparse.Namespace) -> int:
 
 def _down() -> int:
     state = _read_state()
-    if state is None:
+    if state is None or not state.processes:
         print("nothing was started here", file=sys.stderr)
         return 0
     # The workers first: they still report to the server.
     _terminate(process for name, process in state.processes.items() if name != SERVER)
     _terminate(process for name, process in state.processes.items() if name == SERVER)
-    _state_file().unlink()
+    _write_state(state.model_copy(update={"processes": {}}))
     print(f"ended {', '.join(state.processes)}. Runs, schedules and logs are kept in {_folder()}")
     return 0
 
@@ -169,22 +217,80 @@ def running_server() -> Server | None:
     return Server(state.api, _password() if state.has_password else None)
 
 
-def _ensure_server(state: State | None, port: int | None, store: str) -> State:
-    """Start the server if it does not run, and return the new state."""
-    if state and state.alive(SERVER):
+def _ensure_server(state: State | None, wanted: State, port: int | None, done: list[str]) -> State:
+    """Start the server if it does not run, or has other settings than it would get now; workers that run go on.
+
+    Args:
+        state: What was started before.
+        wanted: Port and store of the new state.
+        port: The port that was asked for.
+        done: Gets a line for what is done.
+    """
+    if state is None:
+        state = wanted
+    elif state.alive(SERVER):
         if port not in {None, state.port}:
             raise UsageError(f"cannot use port {port}", f"the server runs on {state.port}", "End it: retrain down")
-        if state.has_password:
+        changes = _changes(state, SERVER)
+        if state.has_password and not changes:
             LOG.info("the server runs already")
-            return _write_state(state.model_copy(update={"store": store}))
-        LOG.warning("the server that runs on port %d has no password; starting it again with one", state.port)
-        _terminate(state.processes.values())
-    elif state:
+            return state
+        done.append(
+            f"started the server again: {_have_changed(changes) if state.has_password else 'it had no password'}"
+        )
+        # A worker without the password can do nothing more.
+        _terminate([state.processes[SERVER]] if state.has_password else state.processes.values())
+    elif SERVER in state.processes:
         LOG.warning("the server that was started on port %d is gone; starting it again", state.port)
-        _terminate(state.processes.values())
-    new = State(port=port or (state.port if state else 4200), store=store, has_password=True)
+    new = state.model_copy(update={"port": wanted.port, "has_password": True})
     _require_free_port(new.port)
-    return _start(new, SERVER, ["server", "start", "--host", "127.0.0.1", "--port", str(new.port)])
+    if not done:
+        done.append("started the server")
+    return _start(new, SERVER)
+
+
+def _ensure_workers(state: State, done: list[str]) -> State:
+    """Start each worker that does not run, or has other settings than it would get now and no run at work."""
+    for name in WORKERS:
+        running = state.processes[name].running_process() if name in state.processes else None
+        changes = _changes(state, name) if running else []
+        if running and not changes:
+            continue
+        if running and running.children() and not ADDRESS & set(changes):
+            done.append(
+                f"kept the {name}, so that its run goes on, with its former settings: {_have_changed(changes)}. "
+                "Repeat `retrain up` when the run has ended"
+            )
+            continue
+        done.append(f"started the {name}" + (f" again: {_have_changed(changes)}" if running else ""))
+        if running:
+            _terminate([state.processes[name]])
+        state = _start(state, name)
+    return state
+
+
+def _have_changed(names: list[str]) -> str:
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} changed"
+
+
+def _changes(state: State, name: str) -> list[str]:
+    """The names of what a process would read otherwise if it were started now."""
+    before, now = state.processes[name].reads, _reads(state, name)
+    if not before:
+        return ["the version of retrain"]  # which kept no digests
+    return sorted(each for each in before.keys() | now.keys() if before.get(each) != now.get(each))
+
+
+def _reads(state: State, name: str) -> dict[str, str]:
+    """A digest of each variable that a process reads, keyed with the password: state.json tells no value."""
+    pattern = SERVER_READS if name == SERVER else WORKER_READS
+    environment = own_environment(_environment(state))
+    read = {
+        each: value for each, value in environment.items() if pattern.match(each.upper()) and each not in PARAMETERS
+    }
+    read["the path of Python"] = sys.executable
+    key = _password().encode()
+    return {each: hmac.new(key, value.encode(), hashlib.sha256).hexdigest()[:16] for each, value in read.items()}
 
 
 def _require_free_port(port: int) -> None:
@@ -210,7 +316,7 @@ def _environment(state: State) -> dict[str, str]:
         "PREFECT_API_URL": state.api,
         "PREFECT_API_AUTH_STRING": _password(),
         "PREFECT_HOME": str(_folder() / "prefect"),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{_folder() / 'prefect.db'}",
+        **database(_folder() / "prefect.db"),
         "PREFECT_SERVER_UI_API_URL": state.api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
@@ -218,30 +324,37 @@ def _environment(state: State) -> dict[str, str]:
     }
 
 
-def _worker_command(pool: str, options: Iterable[str]) -> list[str]:
-    return ["worker", "start", "--pool", pool, "--type", "process", "--name", f"{pool}@{platform.node()}", *options]
+def _command(state: State, name: str) -> list[str]:
+    if name == SERVER:
+        return ["flows.cli.sqlite_server", "server", "start", "--host", "127.0.0.1", "--port", str(state.port)]
+    pool, options = WORKERS[name]
+    worker = ["--pool", pool, "--type", "process", "--name", f"{pool}@{platform.node()}"]
+    return ["prefect", "worker", "start", *worker, *options]
 
 
-def _start(state: State, name: str, command: list[str]) -> State:
-    """Start a command of Prefect's in its own session, with its output in a log file, and return the new state."""
+def _start(state: State, name: str) -> State:
+    """Start a process in its own session, with its output in a log file, and return the new state."""
     LOG.info("starting the %s", name)
     _make_folder()
     _log_file(name).touch(mode=0o600)
     with _log_file(name).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *command],
+            [sys.executable, "-m", *_command(state, name)],
             cwd=_folder(),
-            env={**os.environ, **_environment(state)},
+            env=own_environment(_environment(state)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # it outlives the terminal
             umask=0o077 if name == SERVER else -1,  # a worker writes the store, which may be shared
         )
-    born = psutil.Process(process.pid).create_time()
-    return _write_state(
-        state.model_copy(update={"processes": state.processes | {name: Process(pid=process.pid, born=born)}})
+    started = Process(
+        pid=process.pid,
+        born=psutil.Process(process.pid).create_time(),
+        start=start_of(process.pid),
+        reads=_reads(state, name),
     )
+    return _write_state(state.model_copy(update={"processes": {**state.processes, name: started}}))
 
 
 def _wait_until_ready(ready: Callable[[], bool], state: State, name: str) -> None:

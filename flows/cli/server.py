@@ -6,7 +6,11 @@ owner's rights.
 
 A temporary server takes 10 to 30 seconds to start, mostly for imports. So it starts first, in its own process, and the
 run imports its own packages in the meantime. Its database is in a temporary folder. It ends with the run, also if the
-run is killed. Called by the commands; never imports Prefect, because `use_server` has to come first.
+run is killed.
+
+Which server is configured is for Prefect's own settings to say: variables, `.env`, `prefect.toml`, `pyproject.toml`,
+profiles; and Prefect's own client asks whether it answers. Importing Prefect takes a second, so that happens only where
+one of these may name a server. Called by the commands.
 """
 
 from __future__ import annotations
@@ -14,24 +18,40 @@ from __future__ import annotations
 import atexit
 import base64
 import os
+import re
 import secrets
 import shutil
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tasks.errors import ServerError
+from tasks.errors import ServerError, UsageError
 from tasks.settings import home
+
+if TYPE_CHECKING:
+    from prefect.context import SettingsContext
+
+# Seconds that a configured server may take to answer.
+ANSWER_TIMEOUT = 30.0
 
 # Seconds that a server or a worker may take to start. A busy machine needed 40 for a server.
 START_TIMEOUT = 120.0
+
+# Settings that name a server, a profile, a database or a message broker: those of the user are not for our servers. And
+# what `_be_quiet` sets for this process alone.
+FOREIGN = re.compile(
+    r"PREFECT_(API_|CLIENT_|SERVER_API_|PROFILE|HOME|TEST|.*DATABASE|.*SQLALCHEMY|.*MESSAGING|.*REDIS|.*DOCKET"
+    r"|LOGGING_HANDLERS_CONSOLE_LEVEL|LOGGING_TO_API_WHEN)"
+)
 
 # Prefect settings of a temporary server: only what a run needs.
 SERVER_SETTINGS = {
@@ -75,6 +95,12 @@ def protection(address: str, password: str) -> dict[str, str]:
     }
 
 
+def database(file: Path) -> dict[str, str]:
+    """Prefect's settings of a server with its database in this file, by the present and the former name."""
+    url = f"sqlite+aiosqlite:///{file}"
+    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, "PREFECT_API_DATABASE_CONNECTION_URL": url}
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that no other user can enter, also one that an earlier version made for all to read."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,38 +109,160 @@ def make_private(folder: Path) -> None:
             folder.chmod(0o700)
 
 
+def own_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a server or worker that we start: this process', with these settings.
+
+    Nothing that names another server, another profile or another database goes along: a server migrates whatever
+    database it is given.
+    """
+    kept = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    return {"DO_NOT_TRACK": "1", **kept, **settings}
+
+
 def configured_api_url() -> str | None:
-    """The API address of the server that the user has configured: PREFECT_API_URL, or Prefect's active profile."""
-    return _configured("PREFECT_API_URL")
+    """The API address of the server that the user has configured, as Prefect's own settings say; without a final slash.
 
-
-def _configured(name: str) -> str | None:
-    """One of Prefect's settings, from the environment or the active profile."""
-    if value := os.environ.get(name):
-        return value
-    folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or folder / "profiles.toml")
-    try:
-        profiles = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    Raises:
+        UsageError: Prefect cannot read its settings.
+    """
+    if not _may_be_configured():
         return None
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    value = profiles.get("profiles", {}).get(active, {}).get(name)
-    return str(value) if value else None
+    context = _prefect_settings()
+    from prefect.settings import PREFECT_API_URL
+
+    # `prefect profile use local` writes no more than the name of a profile that Prefect brings along.
+    url = context.settings.api.url or context.profile.settings.get(PREFECT_API_URL)
+    return str(url).rstrip("/") if url else None
+
+
+def _may_be_configured() -> bool:
+    """Whether any place that Prefect reads may name a server: cheap, and true rather than false where in doubt."""
+    if os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE") or Path("prefect.toml").exists():
+        return True
+    if "PREFECT_" in _text(Path(".env")) or "[tool.prefect" in _text(Path("pyproject.toml")):
+        return True
+    folder = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
+    profiles = _text(Path(os.environ.get("PREFECT_PROFILES_PATH") or folder / "profiles.toml"))
+    return "PREFECT_API_URL" in profiles or bool(re.search(r'^active\s*=\s*"(?!ephemeral")', profiles, re.MULTILINE))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _prefect_settings() -> SettingsContext:
+    """Prefect's settings as they are now; it may have been imported before the environment changed.
+
+    Raises:
+        UsageError: Prefect cannot read them.
+    """
+    _be_quiet()
+    try:
+        from prefect import context
+
+        context.refresh_global_settings_context()
+        return context.get_settings_context()
+    except ValueError as error:  # a validation error, or a file that is no TOML
+        why = " ".join(str(error).split())
+        raise UsageError("cannot read Prefect's settings", why, "Look for the mistake: prefect config view") from None
 
 
 def existing_server(own: Server | None) -> Server | None:
     """The configured server, or else `own`, that of `retrain up`; None where there is neither.
 
     Raises:
-        ServerError: It does not answer within 30 s, or refuses the password.
+        ServerError: It does not answer within 30 s, or does not let us in.
+        UsageError: Prefect cannot read its settings.
     """
     url = configured_api_url()
-    if url and not (own and own.url == url):
-        own = Server(url, _configured("PREFECT_API_AUTH_STRING"))
-    if own:
-        _require_access(own)
+    if url and not (own and own.url in {url, f"{url}/api"}):
+        return Server(_usable_address(url))
+    if own and (refusal := _refusal(own.url, own.password)):
+        raise refusal
     return own
+
+
+def _usable_address(url: str) -> str:
+    """The address, with the `/api` that people forget.
+
+    Raises:
+        ServerError: No Prefect server lets us in there.
+    """
+    # Behind a proxy an API may have any address.
+    candidates = [url] if url.endswith("/api") or "/api/" in url else [f"{url}/api", url]
+    refusals = []
+    for candidate in candidates:
+        refusal = _refusal(candidate)
+        if refusal is None:
+            return candidate
+        refusals.append(refusal)
+    raise refusals[0]
+
+
+def _refusal(url: str, password: str | None = None) -> ServerError | None:
+    """Why the Prefect server at this address cannot be used, as Prefect's own client sees it; None if it can."""
+    settings = _prefect_settings().settings.api
+    import httpx
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    auth = password or (settings.auth_string.get_secret_value() if settings.auth_string else None)
+    key = settings.key.get_secret_value() if settings.key else None
+    reach, use = f"cannot reach the Prefect server {url}", f"cannot use the Prefect server {url}"
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            SyncPrefectClient(url, auth_string=auth, api_key=key, httpx_settings={"timeout": ANSWER_TIMEOUT}) as client,
+        ):
+            answer = client.request("GET", "/admin/version")
+            cloud = client.server_type == "cloud"
+            is_prefect = isinstance(answer.json(), str)
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status in {401, 403}:
+            given = "password" if auth else "key"
+            why = f"it refuses the {given}" if auth or key else "it asks for a password"
+            return ServerError(use, why, "Set PREFECT_API_AUTH_STRING to its user:password, or PREFECT_API_KEY.")
+        if status == 404 and url.startswith("https://api.prefect.cloud/"):
+            return None  # Prefect Cloud tells no version
+        return ServerError(reach, f"it answers {status}", "Look at its log, or correct PREFECT_API_URL.")
+    except httpx.HTTPError as error:
+        if certificate := _certificate_error(error):
+            return ServerError(
+                reach,
+                f"its certificate is not trusted: {certificate.verify_message}",
+                "Set PREFECT_API_SSL_CERT_FILE to the file of its certificate authority.",
+            )
+        return ServerError(
+            reach,
+            f"it does not answer ({str(error) or type(error).__name__})",
+            "Start it, or correct PREFECT_API_URL; `prefect config view` shows where it is set.",
+        )
+    except OSError as error:
+        return ServerError(
+            reach,
+            f"cannot read the certificates of PREFECT_API_SSL_CERT_FILE ({error.strerror})",
+            "Set it to the file of the certificate authority.",
+        )
+    except ValueError:
+        is_prefect, cloud = False, False
+    if is_prefect or cloud:
+        return None
+    return ServerError(
+        use, "what answers there is no Prefect API", "Set PREFECT_API_URL to its address, such as http://host:4200/api."
+    )
+
+
+def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """The refusal of a certificate among the causes of an error."""
+    while error:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def choose_server(own: Server | None = None) -> Server:
@@ -124,7 +272,8 @@ def choose_server(own: Server | None = None) -> Server:
         own: The server of `retrain up`, to use if none is configured; None starts a temporary server.
 
     Raises:
-        ServerError: The server to use does not answer within 30 s, or refuses the password.
+        ServerError: The server to use does not answer within 30 s, or does not let us in.
+        UsageError: Prefect cannot read its settings.
     """
     if server := existing_server(own):
         return server
@@ -137,29 +286,12 @@ def choose_server(own: Server | None = None) -> Server:
     return server
 
 
-def _require_access(server: Server) -> None:
-    if not is_reachable(server.url, timeout=30):
-        raise ServerError(
-            f"cannot reach the Prefect server {server.url}",
-            "it does not answer",
-            "Start it, or unset PREFECT_API_URL to use another.",
-        )
-    import httpx
-
-    try:
-        refused = httpx.get(f"{server.url}/admin/version", headers=server.headers, timeout=30).status_code == 401
-    except httpx.HTTPError:
-        return  # it answered a moment ago; the run's own client tries again
-    if refused:
-        raise ServerError(
-            f"cannot use the Prefect server {server.url}",
-            "it refuses the password" if server.password else "it asks for a password",
-            "Set PREFECT_API_AUTH_STRING to its user:password.",
-        )
-
-
 class Server:
-    """A Prefect server: its API address, its user:password, and its process and folder if this run started it."""
+    """A Prefect server: its API address, and for one of ours its user:password.
+
+    One that this run started also has a process and a folder. Who logs in to a configured server is for Prefect's own
+    settings to say.
+    """
 
     def __init__(
         self,
@@ -175,8 +307,6 @@ class Server:
         """What a request needs to be let in."""
         if self.password:
             return {"Authorization": f"Basic {base64.b64encode(self.password.encode()).decode()}"}
-        if key := _configured("PREFECT_API_KEY"):
-            return {"Authorization": f"Bearer {key}"}
         return {}
 
     @property
@@ -213,10 +343,19 @@ class Server:
 
 
 def use_server(server: Server) -> None:
-    """Point Prefect at the server and silence its console logger. Prefect reads this when it is imported."""
+    """Point Prefect, whether it is imported already or not, at the server, and silence its console logger."""
     os.environ["PREFECT_API_URL"] = server.url
     if server.password:
         os.environ["PREFECT_API_AUTH_STRING"] = server.password
+        os.environ["PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"] = "true"
+    _be_quiet()
+    if "prefect" in sys.modules:
+        _prefect_settings()
+
+
+def _be_quiet() -> None:
+    """Keep Prefect's log from the terminal, and its telemetry, with its notice, off. Both are read at its import."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
 
@@ -230,12 +369,13 @@ def _start(folder: Path, password: str) -> tuple[subprocess.Popen[bytes], int]:
         **SERVER_SETTINGS,
         **protection(f"http://127.0.0.1:{port}", password),
         "PREFECT_HOME": str(folder),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        **database(folder / "prefect.db"),
     }
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", SERVER_PROGRAM, str(port), str(folder)],
-            env={**os.environ, **settings},
+            cwd=folder,  # not where a prefect.toml or a .env of the user's would apply
+            env=own_environment(settings),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

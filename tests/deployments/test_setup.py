@@ -14,6 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL
 
+from deployments import deploy as deploy_module
 from deployments import setup
 from flows.retrain import retrain
 from tasks.errors import UsageError
@@ -55,7 +56,8 @@ def parameters(client: SyncPrefectClient, name: str = "retrain/scheduled") -> di
 
 
 def schedules(client: SyncPrefectClient) -> list[str]:
-    return [setup._text(each.schedule) for each in client.read_deployment_by_name("retrain/scheduled").schedules]
+    deployment = client.read_deployment_by_name("retrain/scheduled")
+    return [deploy_module.text_of(each.schedule) for each in deployment.schedules]
 
 
 def test_deploying_twice_leaves_one_of_each(client: SyncPrefectClient) -> None:
@@ -201,7 +203,7 @@ def test_a_deployment_of_an_earlier_version_moves_with_the_settings(client: Sync
         "gate": {"min_accuracy": 0.99},
     }
     assert schedules(client) == ["0 4 * * 1, Europe/Berlin"]
-    assert setup.read_deployment(client, "train/gpu") is None
+    assert deploy_module.read_deployment(client, "train/gpu") is None
 
 
 def test_job_variables_and_a_limit_that_people_have_set_stay(client: SyncPrefectClient) -> None:
