@@ -98,6 +98,32 @@ class Laptop:
         process.kill()
         gone(process)
 
+    def take_server_away(self) -> None:
+        """SIGKILL to the server, which then stays away."""
+        server = self.process("server")
+        self._server = server.cmdline(), server.cwd(), server.environ()
+        self.kill("server")
+
+    def bring_server_back(self) -> None:
+        """Start the killed server again, as a supervisor would: nothing else is touched."""
+        command, folder, environment = self._server
+        with (self.folder / "home/up/server.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        path = self.folder / "home/up/state.json"
+        state = json.loads(path.read_text())
+        state["processes"]["server"] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+        path.write_text(json.dumps(state))
+        eventually(self.answers, 120)
+
+    def answers(self) -> bool:
+        """Whether the server does."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).is_success
+        except httpx.TransportError:
+            return False
+
     def run_process(self, worker: str) -> psutil.Process:
         """The process of the only run of the worker."""
         (process,) = self.process(f"worker {worker}").children()
