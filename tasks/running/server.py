@@ -9,6 +9,7 @@ included, by one with a fixed pause and a limit in seconds. Called when a step i
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ LOG = logging.getLogger("retrain.server")
 
 # Seconds without an answer until a request fails.
 SERVER_AWAY = 600.0
+
+# The same at the end of the process, when only logs and events are left to send.
+LAST_LOGS = 5.0
 
 # Seconds between two attempts.
 PAUSE = 1.0
@@ -55,15 +59,16 @@ class Absence:
     """The attempts of one request."""
 
     def __init__(self) -> None:
-        limit = _limit.get()
-        self._deadline = time.monotonic() + (SERVER_AWAY if limit is None else limit)
-        self._told = False
+        self._start, self._told = time.monotonic(), False
 
     def is_over(self, answer: httpx.Response | httpx.TransportError) -> bool:
         """Whether the request has its answer, or has waited long enough for one."""
         if isinstance(answer, httpx.Response) and not (answer.status_code in AWAY or _is_csrf_error(answer)):
             return True
-        return time.monotonic() >= self._deadline
+        limit = SERVER_AWAY if (limited := _limit.get()) is None else limited
+        if getattr(threading, "_SHUTTING_DOWN", False):  # the last logs must not keep a process that is done
+            limit = min(limit, LAST_LOGS)
+        return time.monotonic() - self._start >= limit
 
     def tell(self, answer: httpx.Response | httpx.TransportError) -> None:
         """Log the first failure of a request that waits."""

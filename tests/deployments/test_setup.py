@@ -16,6 +16,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL
 
 from deployments import setup
+from flows import turn
 from tasks.errors import ServerError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -52,16 +53,13 @@ def test_applying_twice_leaves_one_of_each() -> None:
     assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
     assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
-    for name in pools:
-        environment = second[name].job_variables.get("env", {})
-        assert name == "notify/on-rejected" or environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
     (schedule,) = second["retrain/scheduled"].schedules
     assert schedule.active
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 4 * * 1", "Europe/Berlin")
-    limit = second["retrain/scheduled"].global_concurrency_limit
-    assert limit.limit == 1
-    assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
+    assert {name for name in pools if turn.TAG in second[name].tags} == {"retrain/scheduled"}
+    # Prefect's own limit would end the run that holds it, or never be free again, after a restart of the server.
+    assert not any(second[name].global_concurrency_limit for name in pools)
     assert not second["retrain/on-demand"].schedules
 
     trigger = second["automation on-rejected__automation_1"].trigger
