@@ -76,11 +76,16 @@ class Laptop:
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One request to the server; repeated while the answer is 503, which means that its database is busy."""
-        for _ in range(10):
-            headers = {} if method == "GET" else self.headers()
-            response = httpx.request(
-                method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
-            )
+        for attempt in range(10):
+            try:
+                headers = {} if method == "GET" else self.headers()
+                response = httpx.request(
+                    method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
+                )
+            except httpx.TransportError:  # a POST that is lost is not repeated: it may have been done
+                if method != "GET" or attempt == 9:
+                    raise
+                continue
             if response.status_code != 503:
                 break
             time.sleep(1)
