@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -82,8 +83,8 @@ class Laptop:
                 response = httpx.request(
                     method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
                 )
-            except httpx.TransportError:  # a POST that is lost is not repeated: it may have been done
-                if method != "GET" or attempt == 9:
+            except httpx.TransportError:  # what changes something is not repeated: it may have been done
+                if attempt == 9 or not (method == "GET" or path.endswith("filter")):
                     raise
                 continue
             if response.status_code != 503:
@@ -116,6 +117,7 @@ class Laptop:
             process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        threading.Thread(target=process.wait, daemon=True).start()  # who ends it waits for it to be gone
         path = self.folder / "home/up/state.json"
         state = json.loads(path.read_text())
         state["processes"]["server"] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
