@@ -26,8 +26,8 @@ def set_up() -> None:
     log.addHandler(APILogHandler())
     for name in LOGGERS:
         logging.getLogger(name).addFilter(OneErrorOnce())
-    # While the server is away it prints each event that cannot be sent, a screen long.
-    logging.getLogger("prefect._internal.concurrency").setLevel(logging.CRITICAL)
+    # While the server is away it prints each event that cannot be sent, a screen long. A filter, as Prefect sets levels.
+    logging.getLogger("prefect._internal.concurrency").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 
 class OneErrorOnce(logging.Filter):
