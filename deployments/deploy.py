@@ -18,7 +18,6 @@ from prefect.client.schemas.actions import (
     VariableCreate,
     VariableUpdate,
 )
-from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
@@ -56,14 +55,15 @@ class Deploy:
         for entry in content["deployments"]:
             name = f"{_flow(entry).name}/{entry['name']}"
             existing = read_deployment(self._client, name)
-            before = self._last_deploy(entry, existing)
+            record = self._record(entry) if existing else {}
+            before = _always_set(existing) if record is None else record
             unset = self._unset if existing else ()
             merged = merge(before, _on_server(existing), self._desired(entry), overwrite, unset)
             for line in _lines(name, existing is not None, merged):
                 show(line)
             if not dry_run:
-                self._put(entry, content["pull"], existing, merged)
-                self._record(entry, merged.deployed)
+                self._put(entry, content["pull"], existing, merged, first=record is None)
+                self._write_record(entry, merged.deployed)
         for name in OBSOLETE:
             if old := read_deployment(self._client, name):
                 show(f"{name}: removed, as this version does not use it")
@@ -75,36 +75,35 @@ class Deploy:
         if entry["entrypoint"] != "flows.retrain.retrain":
             return {}
         values: dict[str, Any] = self.parameters | entry.get("parameters", {})
-        if "concurrency_limit" not in entry:  # only the scheduled one has both
-            return values
-        values |= {"concurrency_limit": entry["concurrency_limit"]["limit"]}
-        return values | {"schedule": text_of(self._schedule)}
+        return values | ({"schedule": text_of(self._schedule)} if entry["name"] == "scheduled" else {})
 
-    def _put(self, entry: Mapping[str, Any], pull: Any, existing: DeploymentResponse | None, merged: Merge) -> None:
-        """Create the deployment, or update it in place: its runs and its other schedules stay."""
+    def _put(
+        self, entry: Mapping[str, Any], pull: Any, existing: DeploymentResponse | None, merged: Merge, *, first: bool
+    ) -> None:
+        """Create the deployment, or update it in place: its runs, other schedules, tags and job variables stay.
+
+        The `first` update of one that an earlier version made brings its tags, and ends its concurrency limit.
+        """
         values = dict(merged.values)
-        schedule, limit, flow = values.pop("schedule", None), values.pop("concurrency_limit", None), _flow(entry)
-        variables = entry["work_pool"].get("job_variables", {})
+        schedule, flow, tags = values.pop("schedule", None), _flow(entry), entry.get("tags", [])
         fields: dict[str, Any] = {
             "description": entry["description"],
             "parameters": nested(values),
             "entrypoint": entry["entrypoint"],
             "pull_steps": pull,
             "work_pool_name": entry["work_pool"]["name"],
-            "job_variables": _joined(existing.job_variables if existing else {}, variables),
             "parameter_openapi_schema": parameter_schema(flow).model_dump(),
         }
-        if "concurrency_limit" in entry:
-            strategy = ConcurrencyOptions(collision_strategy=entry["concurrency_limit"]["collision_strategy"])
-            fields |= {"concurrency_limit": limit, "concurrency_options": strategy}
         if existing is None:
             schedules = [DeploymentScheduleCreate(schedule=self._schedule, slug=SCHEDULE)] if schedule else []
             flow_id = self._client.create_flow_from_name(flow.name)
             self._client.create_deployment(
-                flow_id, entry["name"], schedules=schedules, enforce_parameter_schema=True, **fields
+                flow_id, entry["name"], schedules=schedules, tags=tags, enforce_parameter_schema=True, **fields
             )
             return
-        self._client.update_deployment(existing.id, DeploymentUpdate(tags=existing.tags, **fields))
+        if first:
+            fields |= {"tags": sorted({*existing.tags, *tags}), "concurrency_limit": None}
+        self._client.update_deployment(existing.id, DeploymentUpdate(**{"tags": existing.tags} | fields))
         if any(each.name == "schedule" for each in merged.changed):
             self._replace_schedule(existing)
 
@@ -117,17 +116,12 @@ class Deploy:
             existing.id, [DeploymentScheduleCreate(schedule=self._schedule, slug=SCHEDULE)]
         )
 
-    def _last_deploy(self, entry: Mapping[str, Any], existing: DeploymentResponse | None) -> dict[str, Any]:
-        """What the last deploy has set; of one by an earlier version, which kept no record, what it always set."""
+    def _record(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the last deploy has set; None if an earlier version deployed, or somebody has removed the record."""
         variable = self._client.read_variable_by_name(_variable(entry))
-        if existing is None:
-            return {}
-        if variable and isinstance(variable.value, dict):  # people may edit it
-            return dict(variable.value)
-        always = ("store", "device", "train_on", "schedule", "concurrency_limit")
-        return {name: value for name, value in _on_server(existing).items() if name in always}
+        return dict(variable.value) if variable and isinstance(variable.value, dict) else None
 
-    def _record(self, entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    def _write_record(self, entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         name = _variable(entry)
         if self._client.read_variable_by_name(name):
             self._client.update_variable(VariableUpdate(name=name, value=dict(values)))
@@ -182,16 +176,20 @@ def _on_server(existing: DeploymentResponse | None) -> dict[str, Any]:
     if existing is None:
         return {}
     ours = [each for each in existing.schedules if each.slug == SCHEDULE] or existing.schedules
-    limit = existing.global_concurrency_limit
     return _without_defaults(flat(existing.parameters)) | {
         "schedule": "; ".join(text_of(each.schedule) for each in ours) or None,
-        "concurrency_limit": limit.limit if limit else None,
     }
 
 
 def text_of(schedule: Any) -> str:
     """A schedule in one line: "0 4 * * 1, UTC"."""
     return ", ".join(str(value) for value in schedule.model_dump(mode="json", exclude_defaults=True).values())
+
+
+def _always_set(existing: DeploymentResponse | None) -> dict[str, Any]:
+    """What each deploy of an earlier version, which kept no record, set anew."""
+    always = ("store", "device", "train_on", "schedule")
+    return {name: value for name, value in _on_server(existing).items() if name in always}
 
 
 def _lines(name: str, exists: bool, merged: Merge) -> Iterator[str]:
@@ -206,12 +204,6 @@ def _lines(name: str, exists: bool, merged: Merge) -> Iterator[str]:
             f"{name}: {each.name} stays {_shown(each.current)}, as it was changed on the server; the settings say "
             f"{_shown(each.desired)}, which --overwrite sets"
         )
-
-
-def _joined(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Job variables: ours, and what people have added, also within `env`."""
-    inner = {name: {**theirs.get(name, {}), **value} for name, value in ours.items() if isinstance(value, dict)}
-    return {**theirs, **ours, **inner}
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import remove, upsert
+from flows.turn import SKIPPED
 from tasks.errors import UsageError
 
 FLOW, DEPLOYMENTS = "retrain", ["scheduled", "on-demand"]
@@ -30,9 +31,6 @@ START_TIMEOUT = timedelta(minutes=10)
 # For this time, a run that starts or ends in the same way again is no news; a *Retry* is.
 ONCE = timedelta(hours=1)
 KEYS = {"prefect.resource.id", "prefect.run-count", "prefect.state-name"}
-
-# What the server writes on a run that it cancels because the one before still runs.
-SKIPPED = "Deployment concurrency limit reached*"
 
 PAGE = "{{ flow_run | ui_url }}"
 
@@ -102,9 +100,9 @@ def notifications(block: UUID) -> list[AutomationCore]:
         ),
         _automation(
             "tell of a run that was skipped",
-            "A scheduled run that the server cancels because the one before still runs.",
+            "A scheduled run that gives way to the one before, which still runs.",
             EventTrigger(
-                **_runs({"prefect.state-message": SKIPPED}),
+                **_runs({"prefect.state-message": f"{SKIPPED}*"}),
                 for_each=KEYS,
                 expect={"prefect.flow-run.Cancelled"},
                 posture=Posture.Reactive,

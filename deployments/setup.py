@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from deployments.automations import upsert
 from deployments.deploy import Deploy
 from deployments.notifications import apply_notifications, find_block
+from tasks.running.liveness import HEARTBEAT
 from tasks.settings import DeviceChoice, Settings
 
 POOLS = ("retrain-jobs", "retrain-training")
@@ -27,8 +28,10 @@ POOLS = ("retrain-jobs", "retrain-training")
 # The name on the server, by which an update finds it: do not change it.
 AUTOMATION = "retrain: a run whose machine is gone"
 
-# Six missed heartbeats; prefect.yaml has their interval. With fewer than three, healthy runs were declared Crashed.
-HEARTBEAT_TIMEOUT = timedelta(seconds=180)
+# The server may be away for ten minutes (tasks.running.server) without harm to a run: this has to be longer, by the
+# interval of the heartbeats and the time in which a run that lives connects again. A training run is found dead much
+# sooner by the run that waits for it.
+HEARTBEAT_TIMEOUT = timedelta(seconds=900)
 
 
 def apply(
@@ -88,8 +91,9 @@ def create_pools() -> None:
 def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
     """Create the automation that declares a run Crashed if no event of it arrives within the timeout.
 
-    Without it, Prefect leaves a run Running for ever if its process and machine are gone. Each event of a run restarts
-    its timeout.
+    Without it, Prefect leaves a run Running for ever if its process and machine are gone, and Pending if they went
+    before it began. Each event of a run restarts its timeout. Only our own heartbeats start it, so no run is judged
+    that sends none: Prefect's may be slower than the timeout.
     """
     automation = AutomationCore(
         name=AUTOMATION,
@@ -98,8 +102,8 @@ def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "train"]},
             for_each={"prefect.resource.id"},
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
+            after={HEARTBEAT, "prefect.flow-run.Pending"},
+            expect={HEARTBEAT, "prefect.flow-run.*"},
             posture=Posture.Proactive,
             threshold=1,
             within=timeout,

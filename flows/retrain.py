@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from flows.seeds import evaluate_median, train_seeds
 from flows.states import nothing_published, published
+from flows.turn import gives_way
 from tasks.caching.steps import Run
 from tasks.download import download
 from tasks.export import export_candidate
@@ -23,6 +24,7 @@ from tasks.publish import publish
 from tasks.record import record
 from tasks.report.provenance import provenance
 from tasks.report.step import report
+from tasks.running.liveness import beats
 from tasks.settings import Data, DeviceChoice, GateSettings, RecipeSettings, Seeds, StepName, TrainOn, defaults_for
 from tasks.storage.probe import check
 from tasks.values import Outcome
@@ -36,6 +38,8 @@ def _name() -> str:
 
 
 @flow(name="retrain", flow_run_name=_name)
+@beats
+@gives_way
 def retrain(
     data: Data = Data(),
     recipe: RecipeSettings = RecipeSettings(),

@@ -18,12 +18,14 @@ from tasks.caching.steps import Run
 from tasks.errors import RetrainError
 from tasks.learning.device import require
 from tasks.learning.plan import TrainingPlan
+from tasks.running.liveness import beats
 from tasks.train import train
 
 LOG = logging.getLogger("retrain.train")
 
 
 @flow(name="train")
+@beats
 def train_here(plan: TrainingPlan, store: str, refresh: bool = False) -> State[Any]:
     """Train for a run that waits elsewhere. Fails with the message of the error, which the waiting run shows.
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"tasks.values", "tasks.errors"},
     {"tasks.settings"},
-    {"tasks.storage"},
+    {"tasks.storage", "tasks.running"},
     {"tasks.data"},
     {"tasks.registry", "tasks.caching"},
     {"tasks.learning", "tasks.gate"},

@@ -27,13 +27,14 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.logging.handlers import APILogHandler
 from prefect.utilities.annotations import quote
 
 from tasks.caching.inventory import CHECKPOINTS, is_cached, value_of
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
 from tasks.errors import ArtifactError, KeyMissing
+from tasks.running.log import set_up
+from tasks.running.server import wait_for_server
 from tasks.settings import home
 from tasks.storage import Artifacts, open_store
 from tasks.storage.artifacts import artifacts_in
@@ -45,10 +46,11 @@ V = TypeVar("V", bound=Value)
 # The most changes that the reason for a step's run lists.
 MAX_CHANGES = 5
 
-# Prefect's interface shows the project's log lines with the run too.
 LOG = logging.getLogger("retrain")
-LOG.setLevel(logging.INFO)
-LOG.addHandler(APILogHandler())
+
+# Here, as every run of the project imports its steps before it begins.
+set_up()
+wait_for_server()
 
 
 @dataclass

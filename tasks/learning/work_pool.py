@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -26,6 +26,8 @@ from prefect.states import Cancelling
 from tasks.caching.steps import Run
 from tasks.errors import DispatchError, TrainingCrashed
 from tasks.learning.plan import TrainingPlan
+from tasks.running.liveness import Watch, declare_dead
+from tasks.running.server import SERVER_AWAY, wait_at_most
 from tasks.settings import Recipe, TrainOn
 from tasks.storage.artifacts import artifacts_in
 
@@ -40,8 +42,8 @@ POLL_SECONDS = 1.0
 # Until a worker starts the training run, one poll in so many also checks that the pool has a worker.
 POLLS_PER_POOL_CHECK = 15
 
-# Seconds without an answer from the Prefect server, for example during an upgrade, until the waiting run fails.
-SERVER_AWAY = 600.0
+# Seconds that a run which ends takes at most to cancel its training.
+CANCEL_SECONDS = 10.0
 
 
 def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
@@ -55,7 +57,7 @@ def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
     if train_on == "here":
         return False
     parameters = _parameters(plan, run)
-    with get_client(sync_client=True) as client:
+    with _server_errors_as_one_line(), get_client(sync_client=True) as client:
         if flow_run_id := run.submitted.pop(plan, None):
             child = client.read_flow_run(flow_run_id)
         else:
@@ -79,7 +81,7 @@ def submit_all(plans: Sequence[TrainingPlan], run: Run) -> Iterator[None]:
     Raises:
         DispatchError: No worker, or no such deployment.
     """
-    with get_client(sync_client=True) as client:
+    with _server_errors_as_one_line(), get_client(sync_client=True) as client:
         _require_worker(client)
         try:
             for plan in plans:
@@ -89,8 +91,20 @@ def submit_all(plans: Sequence[TrainingPlan], run: Run) -> Iterator[None]:
             yield
         finally:
             for unawaited in run.submitted.values():
-                client.set_flow_run_state(unawaited, Cancelling())
+                _cancel(client, unawaited)
             run.submitted.clear()
+
+
+@contextmanager
+def _server_errors_as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise DispatchError(
+            f"cannot train on the work pool {POOL}",
+            f"the Prefect server did not answer for {SERVER_AWAY:.0f} s, or refused: {str(error).splitlines()[0]}",
+            "Start it and run again: the training resumes after its last epoch.",
+        ) from None
 
 
 def is_crash(_task: object, _task_run: object, state: State[Any]) -> bool:
@@ -132,7 +146,10 @@ def _has_worker(client: SyncPrefectClient) -> bool:
 
 def _start(parameters: dict[str, Any], name: str) -> FlowRun:
     try:
-        return cast(FlowRun, run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0))
+        # The key keeps the server from starting a second one if its answer is lost and the request repeated.
+        key = uuid4().hex
+        started = run_deployment(DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0, idempotency_key=key)
+        return cast(FlowRun, started)
     except ObjectNotFound:
         raise _not_deployed(f"the Prefect server has no deployment {DEPLOYMENT}") from None
 
@@ -153,28 +170,31 @@ def _wait_or_cancel(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
     try:
         return _wait(client, child)
     except BaseException:
-        client.set_flow_run_state(child.id, Cancelling())
+        _cancel(client, child.id)
         raise
 
 
+def _cancel(client: SyncPrefectClient, run: UUID) -> None:
+    """Cancel a training run. Never raises: it must not hide why."""
+    try:
+        with wait_at_most(CANCEL_SECONDS):
+            client.set_flow_run_state(run, Cancelling())
+    except Exception as error:
+        LOG.warning("train: cannot cancel the training run %s: %s", run, error)
+
+
 def _wait(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
-    start = last_answer = time.monotonic()
-    polls, disconnected = 0, False
+    """Wait for the end of the training run, and declare it dead if its process or machine is gone."""
+    start, polls, watch = time.monotonic(), 0, Watch(client, child.id)
     while time.monotonic() - start < longest_training():
-        try:
-            state = _state(client, child.id)
-            if state.is_final():
-                return state
-            polls += 1
-            if not state.is_running() and polls % POLLS_PER_POOL_CHECK == 0 and not _has_worker(client):
-                raise _no_worker("its worker went offline before it started")
-            last_answer, disconnected = time.monotonic(), False
-        except httpx.TransportError as error:
-            if time.monotonic() - last_answer > SERVER_AWAY:
-                raise
-            if not disconnected:
-                LOG.warning("train: the Prefect server does not answer, the training goes on: %s", error)
-            disconnected = True
+        state = _state(client, child.id)
+        if state.is_final():
+            return state
+        polls += 1
+        if not state.is_running() and polls % POLLS_PER_POOL_CHECK == 0 and not _has_worker(client):
+            raise _no_worker("its worker went offline before it started")
+        if watch.is_dead(state):
+            declare_dead(client, child.id, state)
         time.sleep(POLL_SECONDS)
     raise DispatchError(
         f"the training on the work pool {POOL} was ended",

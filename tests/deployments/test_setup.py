@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL
 
 from deployments import deploy as deploy_module
 from deployments import setup
+from flows import turn
 from flows.retrain import retrain
 from tasks.errors import UsageError
 from tasks.settings import DIGITS_GATE, DIGITS_RECIPE, Data, GateSettings, RecipeSettings, Settings, defaults_for
@@ -80,12 +81,11 @@ def test_deploying_twice_leaves_one_of_each(client: SyncPrefectClient) -> None:
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
     assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
     for name in pools:
-        assert second[name].job_variables["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
         assert second[name].description
     assert {name: second[name].id for name in pools} == {name: first[name].id for name in pools}
-    limit = second["retrain/scheduled"].global_concurrency_limit
-    assert limit.limit == 1
-    assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
+    assert {name for name in pools if turn.TAG in second[name].tags} == {"retrain/scheduled"}
+    # Prefect's own limit would end the run that holds it, or never be free again, after a restart of the server.
+    assert not any(second[name].global_concurrency_limit for name in pools)
     assert not second["retrain/on-demand"].schedules
     assert deploy(STORE, "auto") == []
 
@@ -190,6 +190,8 @@ def test_a_deployment_of_an_earlier_version_moves_with_the_settings(client: Sync
             flow,
             name,
             parameters={"store": "s3://old/prod", "device": "gpu", "train_on": "gpu"},
+            concurrency_limit=1,
+            tags=["ours"],
             schedules=[DeploymentScheduleCreate(schedule=weekly, slug="weekly")] if name == "scheduled" else [],
         )
     client.create_deployment(client.create_flow_from_name("train"), "gpu")
@@ -209,9 +211,9 @@ def test_a_deployment_of_an_earlier_version_moves_with_the_settings(client: Sync
 def test_job_variables_and_a_limit_that_people_have_set_stay(client: SyncPrefectClient) -> None:
     deploy()
     deployment = client.read_deployment_by_name("retrain/scheduled")
-    own = {"env": {**deployment.job_variables["env"], "AWS_PROFILE": "models"}, "image": "retrain:7"}
+    own = {"env": {"AWS_PROFILE": "models"}, "image": "retrain:7"}
     client.update_deployment(deployment.id, DeploymentUpdate(job_variables=own, concurrency_limit=2, tags=["ours"]))
-    assert "retrain/scheduled: concurrency_limit stays 2" in "\n".join(deploy(epochs=3))
+    deploy(epochs=3)
     after = client.read_deployment_by_name("retrain/scheduled")
     assert (after.job_variables, after.tags) == (own, ["ours"])
     assert after.global_concurrency_limit

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -76,11 +77,16 @@ class Laptop:
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """One request to the server; repeated while the answer is 503, which means that its database is busy."""
-        for _ in range(10):
-            headers = {} if method == "GET" else self.headers()
-            response = httpx.request(
-                method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
-            )
+        for attempt in range(10):
+            try:
+                headers = {} if method == "GET" else self.headers()
+                response = httpx.request(
+                    method, f"{self.url}/{path}", json=body, auth=self.password, headers=headers, timeout=30
+                )
+            except httpx.TransportError:  # what changes something is not repeated: it may have been done
+                if attempt == 9 or not (method == "GET" or path.endswith("filter")):
+                    raise
+                continue
             if response.status_code != 503:
                 break
             time.sleep(1)
@@ -97,6 +103,33 @@ class Laptop:
         process = self.process(name)
         process.kill()
         gone(process)
+
+    def take_server_away(self) -> None:
+        """SIGKILL to the server, which then stays away."""
+        server = self.process("server")
+        self._server = server.cmdline(), server.cwd(), server.environ()
+        self.kill("server")
+
+    def bring_server_back(self) -> None:
+        """Start the killed server again, as a supervisor would: nothing else is touched."""
+        command, folder, environment = self._server
+        with (self.folder / "home/up/server.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        threading.Thread(target=process.wait, daemon=True).start()  # who ends it waits for it to be gone
+        path = self.folder / "home/up/state.json"
+        state = json.loads(path.read_text())
+        state["processes"]["server"] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+        path.write_text(json.dumps(state))
+        eventually(self.answers, 120)
+
+    def answers(self) -> bool:
+        """Whether the server does."""
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).is_success
+        except httpx.TransportError:
+            return False
 
     def run_process(self, worker: str) -> psutil.Process:
         """The process of the only run of the worker."""

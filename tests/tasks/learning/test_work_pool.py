@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, Crashed, Failed, Running
+from prefect.states import Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from deployments import setup
 from flows.retrain import retrain
@@ -24,9 +23,12 @@ from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
 from tasks.learning import work_pool
 from tasks.learning.plan import TrainingPlan
 from tasks.learning.work_pool import submit_all, train_on_pool
+from tasks.running import liveness, server
 from tasks.settings import Data, Recipe, Settings
 from tasks.train import train
 from tasks.values import Artifact, DeviceKind, Examples
+from tests.faults.proxy import Fault, Kind, Proxy
+from tests.prefect_proxy import behind_proxy
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -81,7 +83,7 @@ def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Threa
         for state in states:
             client.set_flow_run_state(new[0].id, state, force=True)
 
-    thread = threading.Thread(target=play)
+    thread = threading.Thread(target=play, daemon=True)  # a failed test starts no run
     thread.start()
     time.sleep(0.3)
     return thread
@@ -197,29 +199,68 @@ def test_one_that_takes_too_long_is_cancelled(
     assert cast(Any, last_run(client).state).name == "Cancelled"
 
 
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with behind_proxy() as proxy:
+        yield proxy
+
+
 @pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize(("kind", "status"), [("reset", 0), ("status", 500), ("status", 503)])
 def test_a_server_that_is_away_for_a_while_costs_nothing(
-    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: Kind, status: int, client: SyncPrefectClient, run: Run, proxy: Proxy
 ) -> None:
-    read = work_pool._state
-    failures = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
-
-    def away(*arguments: Any) -> State[Any]:
-        for error in failures:
-            raise error
-        return read(*arguments)
-
-    monkeypatch.setattr(work_pool, "_state", away)
+    for path in ("work_pools", "deployments/name", "create_flow_run", "flow_runs/"):
+        proxy.faults.append(Fault(kind, path=path, status=status, times=10))
     thread = meanwhile(client, Running(), Completed())
     assert handed_over(run)
     thread.join()
-    assert caplog.text.count("the Prefect server does not answer, the training goes on") == 1
+    assert not any(fault.times for fault in proxy.faults)
 
-    monkeypatch.setattr(work_pool, "SERVER_AWAY", 0.0)
-    failures = iter([httpx.ConnectError("refused")])
-    with pytest.raises(httpx.ConnectError):
+
+@pytest.mark.usefixtures("ready")
+def test_a_lost_answer_starts_no_second_training(client: SyncPrefectClient, run: Run, proxy: Proxy) -> None:
+    before = len(trainings(client))
+    proxy.faults.append(Fault("lost", path="create_flow_run", times=2))
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    thread.join()
+    assert not proxy.faults[0].times
+    assert len(trainings(client)) == before + 1
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_server_that_stays_away_is_one_line_and_the_cancelling_does_not_hide_it(
+    run: Run, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "SERVER_AWAY", 0.2)
+    monkeypatch.setattr(work_pool, "CANCEL_SECONDS", 0.2)
+    proxy.faults.append(Fault("reset", path="flow_runs/[^/]*$|set_state", times=None))
+    with pytest.raises(DispatchError, match=r"the Prefect server did not answer for 600 s, or refused: .* Start it"):
         handed_over(run)
-    assert cast(Any, last_run(client).state).name == "Cancelled"
+    assert "train: cannot cancel the training run" in caplog.text
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ([Running()], r"died: no sign of life for 1 s: its process or its machine is gone\. Run again"),
+        ([Pending()], r"died: no sign of life for 1 s"),
+        ([Running(), Cancelling()], r"was cancelled: no sign of life for 1 s"),
+    ],
+)
+def test_a_silent_training_is_declared_dead_by_the_run_that_waits(
+    states: list[State[Any]], message: str, client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "SILENCE", 1.0)
+    monkeypatch.setattr(liveness, "BEGIN", 1.0)
+    monkeypatch.setattr(work_pool, "POLL_SECONDS", 0.1)
+    thread = meanwhile(client, *states)
+    with pytest.raises(DispatchError, match=message) as caught:
+        handed_over(run)
+    thread.join()
+    assert isinstance(caught.value, TrainingCrashed) == ("died" in message), "a crash is tried again"
 
 
 def test_only_a_crash_is_worth_another_try() -> None:

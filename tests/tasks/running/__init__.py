@@ -1,0 +1,1 @@
+"""Requests to an absent server, signs of life, the log of a run."""
