@@ -116,6 +116,14 @@ class ChampionPointer:
 
         return self._again(read_all)
 
+    def first_move(self, version: int) -> Pointer | None:
+        """The pointer with which a version became champion for the first time; None if it never was."""
+        return next((pointer for pointer in self.history() if pointer.version == version), None)
+
+    def is_stored(self, pointer: Pointer) -> bool:
+        """Whether the pointer file names this champion, and not only the history."""
+        return self._pointer(ignore_damage=True)[0] == pointer
+
     def promoted(self) -> set[int]:
         """The numbers of all versions that were champion, read from the keys of the history alone."""
         return {number for _, number, _ in self._entry_ranks().values()}

@@ -241,27 +241,49 @@ class Registry:
             if {f"content-{content}", "manifest.json"} <= names and number not in champions:
                 self._store.delete(self.key(_version(number, "manifest.json")))
 
-    def rollback(self, version: int | None, reason: str) -> Pointer:
+    def rollback(self, to: int | None, reason: str, only: int | None = None) -> Pointer:
         """Verify an earlier version, make it the champion again, and return the new pointer.
 
+        Repeated, it undoes nothing and goes no further: where there is nothing to do, it returns the champion's pointer
+        as it is. Without `to` it undoes a publish: the version that the champion replaced when it was published becomes
+        champion, and a champion that is the result of a rollback stays, unless `only` names it. So each step leads to
+        a version that was published earlier, and never to one that was rolled back from.
+
         Args:
-            version: Its number; None: the previous champion.
+            to: The version's number; None: the one before.
             reason: Why, for the history.
+            only: Roll back only if this version is the champion.
 
         Raises:
-            RegistryError: The version is missing or damaged, or there is no previous champion.
+            ChampionMoved: Another process moved the champion at the same time.
+            RegistryError: The version is missing or damaged, or there is no version before.
             StoreError: The store refused a request.
         """
-        if version is None:
-            champion = self.champion()
-            if champion is None or champion.previous is None:
+        champion: Pointer | None = None
+        try:
+            champion = self.checked_champion()
+        except RegistryError:
+            if to is None or only is not None:
+                raise  # with a version, the rollback is the remedy for a pointer that is damaged
+        if champion and only not in {None, champion.version}:
+            return champion
+        if champion and champion.version == to and self._champion.is_stored(champion):
+            return champion
+        target = to
+        if target is None:
+            first = self._champion.first_move(champion.version) if champion else None
+            if champion is None or first is None or first.previous is None:
                 raise RegistryError(
                     f"cannot roll back {self.model}", "there was no champion before", "See `retrain history`."
                 )
-            version = champion.previous
-        if problems := self.verify(version):
+            if only is None and first.publish_id != champion.publish_id:
+                return champion
+            target = first.previous
+        if problems := self.verify(target):
             raise problems[0]
-        return self._champion.promote(version, self.manifest(version).identity, reason, self.capabilities, again=True)
+        after = champion.publish_id if champion and (to is None or only is not None) else ANY_CHAMPION
+        content = self.manifest(target).identity
+        return self._champion.promote(target, content, reason, self.capabilities, again=True, after=after)
 
     def pinned(self) -> Pin | None:
         """The pin, or None. Raises RegistryError if it is damaged."""

@@ -865,3 +865,66 @@ def test_no_reader_sees_a_champion_that_is_withdrawn(
 ) -> None:
     """With more publishes in `tests.faults`."""
     race(store_url, capabilities, 12, tmp_path)
+
+
+def test_a_rollback_that_is_repeated_goes_no_further(registry: Registry) -> None:
+    """A job that is retried, say."""
+    for number in (1, 2, 3):
+        registry.publish({"model.keras": b"%d" % number}, FACTS, "better")
+    assert [registry.rollback(None, "bad").version for _ in range(3)] == [2, 2, 2]
+    assert len(registry.history()) == 4
+    assert [registry.rollback(None, "bad", only=version).version for version in (3, 2, 2, 3)] == [2, 1, 1, 1]
+    with pytest.raises(RegistryError, match="no champion before"):
+        registry.rollback(None, "bad", only=1)
+    registry.publish({"model.keras": b"4"}, FACTS, "better")
+    assert [registry.rollback(None, "bad").version for _ in range(2)] == [1, 1]
+    assert [entry.version for entry in registry.history()] == [1, 2, 3, 2, 1, 4, 1]
+    assert [registry.rollback(3, "good after all").version for _ in range(2)] == [3, 3]
+    assert registry.rollback(2, "why", only=1).version == 3
+    assert registry.rollback(2, "why", only=3).version == 2
+    assert len(registry.history()) == 9
+    assert not registry.verify_champion()
+
+
+def test_verify_notices_what_was_deleted(store: ObjectStore, registry: Registry) -> None:
+    for number in (1, 2, 3):
+        registry.publish({"model.keras": b"%d" % number}, FACTS, "better")
+    assert registry.verify_champion() == []
+    assert registry.generations() == 3
+    delete_folder(store, 2)
+    store.delete(history(store)[0])
+    generation, version = sorted(str(error) for error in registry.verify_champion())[::-1]
+    assert "no entry for generation 1: it was deleted" in generation
+    assert "cannot read version 2 of mnist: the history or the pin names it" in version
+
+
+def test_an_older_pointer_put_back_is_named_with_its_remedy(store: ObjectStore) -> None:
+    registry = Registry(store, "mnist", POINTER)
+    registry.publish(FIRST, FACTS, "first")
+    backup = store.get("models/mnist/champion.json").data
+    registry.publish(SECOND, FACTS, "second")
+    store.put("models/mnist/champion.json", backup)
+    (problem,) = registry.verify_champion()
+    said = "names version 1, generation 1, and the history goes on to version 2, generation 2"
+    assert said in str(problem)
+    assert "`retrain rollback --to 2`" in str(problem)
+    with pytest.raises(RegistryError, match=said):
+        registry.checked_champion()
+    with pytest.raises(RegistryError, match=said):
+        registry.rollback(None, "why")
+    assert registry.rollback(2, "the backup was older").generation == 3
+    assert registry.verify_champion() == []
+    store.delete("models/mnist/champion.json")
+    (problem,) = registry.verify_champion()
+    assert "the file is missing" in str(problem)
+    registry.rollback(2, "the pointer was deleted")
+    assert registry.verify_champion() == []
+
+
+def test_a_writer_killed_before_it_recorded_its_move_is_no_problem(store: ObjectStore) -> None:
+    registry = Registry(store, "mnist", POINTER)
+    for files in (FIRST, SECOND):
+        registry.publish(files, FACTS, "better")
+    store.delete(history(store)[-1])
+    assert registry.verify_champion() == []
+    assert registry.generations() == 2
