@@ -272,12 +272,12 @@ class Registry:
         target = to
         if target is None:
             first = self._champion.first_move(champion.version) if champion else None
-            if champion is None or first is None or first.previous is None:
+            if champion and first and only is None and first.publish_id != champion.publish_id:
+                return champion
+            if first is None or first.previous is None:
                 raise RegistryError(
                     f"cannot roll back {self.model}", "there was no champion before", "See `retrain history`."
                 )
-            if only is None and first.publish_id != champion.publish_id:
-                return champion
             target = first.previous
         if problems := self.verify(target):
             raise problems[0]
