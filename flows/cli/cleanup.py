@@ -26,6 +26,8 @@ def gc(options: argparse.Namespace) -> int:
     """`retrain gc`."""
     store = open_store(options.settings.store)
     registry = Registry(store, options.settings.dataset)
+    if nothing := registry.nothing():
+        print(f"retrain: {nothing}", file=sys.stderr)
     return _remove(store, lambda before: garbage(store, registry, before), options)
 
 
@@ -36,6 +38,9 @@ def cache(options: argparse.Namespace) -> int:
         _remove(copies, lambda before: [entry for entry in copies.list("") if entry.modified < before], options)
         return _remove(store, lambda before: removable(store, before), options)
     items = cache_items(store)
+    if not items:
+        next_step = "Check the store's address (--store)."
+        print(f"retrain: nothing is cached in {store.url}: no run has used it. {next_step}", file=sys.stderr)
     for item in items:
         print(f"{item.step:<11} {_moment(item.made)}  {item.size:>12,}  {item.what}")
     print(f"{_total(objects_of(items))} in {store.url}")

@@ -36,12 +36,15 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _comparison(registry: Registry, old: int, new: int) -> Comparison | None:
-    """The comparison of the two on each test image; None if their test images or labels differ."""
+    """The comparison of the two on each test image; None if their test images or labels differ, or one has none."""
     from tasks.gate.comparison import compare as compare_images
 
+    manifests = [registry.manifest(version) for version in (old, new)]
+    if not all("predictions.npz" in {file.path for file in manifest.files} for manifest in manifests):
+        return None
     predictions = [from_npz(registry.read(version, "predictions.npz")) for version in (old, new)]
     (old_probabilities, old_labels), (new_probabilities, new_labels) = predictions
-    old_test, new_test = (registry.manifest(version).facts.get("data", {}).get("test") for version in (old, new))
+    old_test, new_test = (manifest.fact("data", "test") for manifest in manifests)
     if old_test != new_test or old_labels.tobytes() != new_labels.tobytes():
         return None
     return compare_images(old, old_labels, old_probabilities, new_probabilities)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tasks.errors import RegistryError, UsageError
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
 from tasks.registry.fetch import fetch_version
+from tasks.registry.verification import verify_everything
 from tasks.storage import open_store
 
 
@@ -24,12 +26,18 @@ def versions(options: argparse.Namespace) -> int:
     registry = _registry(options)
     pointer, pin, numbers = registry.champion(), registry.pinned(), registry.versions()
     if not numbers:
-        print(f"no version of {registry.model} was published to {options.settings.store} yet", file=sys.stderr)
+        raise registry.nothing() or RegistryError(
+            f"there is no version of {registry.model} in {options.settings.store}",
+            "the history names versions, and all are gone",
+            "Restore them from a backup of the store. See `retrain history`.",
+        )
     code = 0
     for version in numbers:
         try:
             line = _version_line(registry.manifest(version))
         except RegistryError as error:
+            if version not in registry.versions():  # its writer lost a race and has withdrawn it since it was listed
+                continue
             code, line = 1, f"{version:>4}  {error.what}: {error.why}"
         roles = [("champion", pointer), ("reference", pin)]
         print(line, ", ".join(role for role, target in roles if target and target.version == version), sep="  ")
@@ -59,20 +67,20 @@ def show(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """`retrain verify [VERSION]`: 1 if anything differs from what was published."""
+    """`retrain verify [VERSION]`: 1 if anything differs from what was published, or there is nothing."""
     registry = _registry(options)
-    problems = []
-    for version in registry.versions() if options.version is None else [options.version]:
-        problems += _print_problems(f"version {version}", registry.verify(version))
-    if options.version is None:
-        problems += _print_problems("champion, history and reference", registry.verify_champion())
-    return 1 if problems else 0
+    if options.version is not None:
+        return 1 if _print_problems(f"version {options.version}", registry.verify(options.version)) else 0
+    result = verify_everything(registry, _print_problems)
+    print(f"verified {registry.model} in {options.settings.store}: {result}")
+    return 1 if result.problems else 0
 
 
 def fetch(options: argparse.Namespace) -> int:
     """`retrain fetch DIR`."""
     registry = _registry(options)
-    manifest = fetch_version(registry, options.version or _champion(registry), options.folder)
+    which = _champion(registry) if options.version is None else options.version
+    manifest = fetch_version(registry, which, options.folder)
     print(f"{registry.model} version {manifest.version}, {len(manifest.files)} files verified, in {options.folder}")
     return 0
 
@@ -80,8 +88,20 @@ def fetch(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> int:
     """`retrain rollback`."""
     registry = _registry(options)
-    pointer = registry.rollback(options.to, options.reason)
-    print(f"the champion of {registry.model} is version {pointer.version}, generation {pointer.generation}")
+    before = None
+    with suppress(RegistryError):  # of a damaged pointer: the rollback says what to do, or repairs it
+        before = registry.champion()
+    pointer = registry.rollback(options.to, options.reason, getattr(options, "from"))
+    model, version, previous = registry.model, pointer.version, pointer.previous
+    if before is None or pointer.publish_id != before.publish_id:
+        print(f"the champion of {model} was version {previous} and is version {version}, {_generation(pointer)}")
+    elif options.to is None and getattr(options, "from") is None:
+        print(
+            f"nothing to do: the champion of {model} was moved from version {previous} to version {version} already, "
+            f"{_generation(pointer)}; to go back further, `retrain rollback --from {version}`"
+        )
+    else:
+        print(f"nothing to do: the champion of {model} is version {version} already, {_generation(pointer)}")
     return 0
 
 
@@ -104,7 +124,13 @@ def unpin(options: argparse.Namespace) -> int:
 def history(options: argparse.Namespace) -> int:
     """`retrain history`."""
     registry = _registry(options)
-    for pointer in registry.history():
+    if not (pointers := registry.history()):
+        raise registry.nothing() or RegistryError(
+            f"there is no history of {registry.model} in {options.settings.store}",
+            "no version was ever champion",
+            "See `retrain versions`.",
+        )
+    for pointer in pointers:
         print(f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {pointer.reason}")
     return 0
 
@@ -121,15 +147,19 @@ def _registry(options: argparse.Namespace) -> Registry:
 
 
 def _champion(registry: Registry) -> Pointer:
-    pointer = registry.champion()
+    pointer = registry.checked_champion()
     if pointer is None:
         raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", "See `retrain run`.")
     return pointer
 
 
 def _version_line(manifest: Manifest) -> str:
-    accuracy = manifest.facts["metrics"]["accuracy"]
-    return f"{manifest.version:>4}  {_moment(manifest.created)}  accuracy {accuracy:.4f}"
+    accuracy = "unknown" if manifest.accuracy is None else f"{manifest.accuracy:.4f}"
+    return f"{manifest.version:>4}  {_moment(manifest.created)}  accuracy {accuracy}"
+
+
+def _generation(pointer: Pointer) -> str:
+    return f"generation {pointer.generation}"
 
 
 def _moment(moment: datetime) -> str:
@@ -145,14 +175,14 @@ COMMANDS = [
     Command(show, "show a version's report and files", {"version": VERSION}),
     Command(
         verify,
-        "hash everything that is published again, and name each file that differs",
+        "hash everything that is published again, say what was verified, and name each file that differs or is missing",
         {"version": VERSION | {"nargs": "?", "help": "only this one"}},
     ),
     Command(
         fetch,
         "copy the champion into a folder: verified, all or nothing",
         {
-            "folder": {"type": Path, "metavar": "DIR", "help": "a new or empty folder"},
+            "folder": {"type": Path, "metavar": "DIR", "help": "a folder: new, empty, or with another fetched version"},
             "--version": VERSION | {"metavar": "V", "help": "this version instead of the champion"},
         },
     ),
@@ -160,7 +190,8 @@ COMMANDS = [
         rollback,
         "make an earlier version the champion again",
         {
-            "--to": VERSION | {"metavar": "V", "help": "this version. Default: the previous champion"},
+            "--to": VERSION | {"metavar": "V", "help": "this version. Default: the one that the champion replaced"},
+            "--from": VERSION | {"metavar": "V", "help": "only if this version is the champion"},
             "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),

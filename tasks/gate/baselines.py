@@ -72,10 +72,10 @@ def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevalu
         run: The run, with its store.
 
     Raises:
-        RegistryError: The pointer to the champion is damaged, so nobody knows which version is the champion.
+        RegistryError: The pointer to the champion is damaged or an older copy, so nobody knows which version is it.
     """
     lookup = _Lookup(candidate, registry, reevaluate, run)
-    pointer = registry.champion()
+    pointer = registry.checked_champion()
     if pointer is None:
         return Baselines(reference=lookup.reference())
     champion = lookup.baseline(f"champion v{pointer.version}", pointer)
@@ -165,8 +165,7 @@ def _published_comparison(same: Receipt, run: Run) -> Comparison | None:
 
 
 def _test_set(manifest: Manifest) -> tuple[object, object]:
-    data = manifest.facts.get("data", {})
-    return data.get("test"), data.get("test_labels")
+    return manifest.fact("data", "test"), manifest.fact("data", "test_labels")
 
 
 def _require_predictions(data: bytes, address: str) -> None:
@@ -194,7 +193,7 @@ def _same_weights(weights_digest: str, pointer: Pointer, registry: Registry) -> 
 
 def _has_weights(weights_digest: str, version: Pointer | int, registry: Registry) -> bool:
     try:
-        return registry.manifest(version).facts.get("weights_digest") == weights_digest
+        return registry.manifest(version).fact("weights_digest") == weights_digest
     except RegistryError as error:
         LOG.warning("judge: cannot tell whether a version has the candidate's weights: %s", error)
         return False
@@ -202,6 +201,6 @@ def _has_weights(weights_digest: str, version: Pointer | int, registry: Registry
 
 def _decision(manifest: Manifest) -> Decision | None:
     try:
-        return Decision.model_validate(manifest.facts.get("decision"))
+        return Decision.model_validate(manifest.fact("decision"))
     except ValidationError:
         return None

@@ -54,6 +54,19 @@ class Manifest(Value):
             raise ValueError("the identity does not match the files")
         return self
 
+    def fact(self, *path: str) -> object:
+        """A fact below these names; None where another writer has recorded none, or something else."""
+        found: object = self.facts
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    @property
+    def accuracy(self) -> float | None:
+        """The test accuracy it was published with; None where the manifest does not say."""
+        found = self.fact("metrics", "accuracy")
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
 
 class Pointer(Value):
     """Which version is the champion, since when and why.
@@ -145,11 +158,12 @@ def _read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
     return parse(kind, data, store.address(key)), etag
 
 
-def damaged(address: str, how: str) -> RegistryError:
-    """The error for a damaged file; `how` continues "the file …"."""
-    return RegistryError(
-        f"cannot trust {address}", f"the file {how}", "Run `retrain verify`, then roll back to a version that is whole."
-    )
+def damaged(address: str, how: str, remedy: int | None = None) -> RegistryError:
+    """The error for a damaged file; `how` continues "the file …", `remedy` is the version to roll back to."""
+    way_out = "Run `retrain verify`, then roll back to a version that is whole."
+    if remedy:
+        way_out = f"Run `retrain rollback --to {remedy}`: it writes the file anew."
+    return RegistryError(f"cannot trust {address}", f"the file {how}", way_out)
 
 
 def sha256(data: bytes) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from itertools import groupby
 
 from tasks.errors import RegistryError
+from tasks.registry.champion import CLAIMS
 from tasks.registry.registry import Registry
 from tasks.storage.objects import Entry, ObjectStore
 
@@ -18,12 +19,14 @@ LOG = logging.getLogger("retrain.store")
 
 
 def garbage(store: ObjectStore, registry: Registry, before: datetime) -> list[Entry]:
-    """The files that can be removed: incomplete versions, files that no manifest names, and a probe's leftovers.
+    """The files that can be removed: incomplete versions, files that no manifest names, claims, a probe's leftovers.
 
     Lists only files last written before `before`. Lists an incomplete version only if all its files are that old, as a
-    publish may still write it. Lists nothing of a version with a damaged manifest.
+    publish may still write it, and never its markers: they keep its number taken. Lists nothing of a version with a
+    damaged manifest.
     """
-    removable = [entry for entry in store.list("probe/") if entry.modified < before]
+    leftovers = ("probe/", registry.key(CLAIMS))
+    removable = [entry for prefix in leftovers for entry in store.list(prefix) if entry.modified < before]
     base = registry.key("versions/")
     entries = store.list(base)
     for number, group in groupby(entries, lambda entry: entry.key.removeprefix(base).partition("/")[0]):
@@ -36,7 +39,8 @@ def _unnamed(registry: Registry, number: int, entries: list[Entry], before: date
     base = registry.key(f"versions/{number}/")
     old = [entry for entry in entries if entry.modified < before]
     if f"{base}manifest.json" not in {entry.key for entry in entries}:
-        yield from old if len(old) == len(entries) else []
+        if len(old) == len(entries):
+            yield from (entry for entry in old if not entry.key.startswith(f"{base}content-"))
         return
     try:
         manifest = registry.manifest(number)

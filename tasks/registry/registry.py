@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from tasks.errors import ChampionMoved, KeyConflict, KeyMissing, RegistryError, StoreError
@@ -51,6 +52,14 @@ class Registry:
     def champion(self) -> Pointer | None:
         """The champion, or None before the first publish. Raises RegistryError if its pointer or entry is damaged."""
         return self._champion.current()
+
+    def checked_champion(self) -> Pointer | None:
+        """The champion like `champion`, also compared with the history: lists it, so that it costs a request more.
+
+        Raises:
+            RegistryError: The pointer or its entry is damaged, or an older copy of the pointer was put back.
+        """
+        return self._champion.checked()
 
     def history(self) -> list[Pointer]:
         """The pointer of every champion, oldest first. Raises RegistryError if a history entry is damaged."""
@@ -122,14 +131,42 @@ class Registry:
         return errors
 
     def verify_champion(self) -> list[RegistryError]:
-        """Read pointer, history and pin: one error for each that is damaged, and for each bad file that they name."""
-        errors = self._champion.verify()
-        if not errors and (champion := self.champion()):
-            errors = self.verify(champion)
+        """Read pointer, history and pin: one error for each that is damaged, missing, or names what is not there."""
+        pointers, errors = self._champion.verify()
+        named: list[Pointer | Pin] = [*pointers]
         try:
-            return [*errors, *(self.verify(pin) if (pin := self.pinned()) else [])]
+            named += [pin] if (pin := self.pinned()) else []
         except RegistryError as error:
-            return [*errors, error]
+            errors.append(error)
+        versions = self.versions()
+        for version, content in sorted({(each.version, each.identity) for each in named}):
+            if version not in versions:
+                errors.append(
+                    RegistryError(
+                        f"cannot read version {version} of {self.model}",
+                        f"the history or the pin names it, and {self.address(version, 'manifest.json')} is gone",
+                        "Restore the version from a backup of the store.",
+                    )
+                )
+                continue
+            with suppress(RegistryError):  # `verify` names a damaged manifest
+                if self.manifest(version).identity != content:
+                    errors.append(damaged(self.address(version, "manifest.json"), "is another version's"))
+        return errors
+
+    def generations(self) -> int:
+        """How often the champion has changed."""
+        return self._champion.generations()
+
+    def nothing(self) -> RegistryError | None:
+        """The error for a store that has nothing of this model; None where it has."""
+        if self.versions() or self._champion.numbers():
+            return None
+        return RegistryError(
+            f"there is nothing of {self.model} in {self._store.url}",
+            "no version, no champion and no history is stored there",
+            "Check the store's address (--store) and the model's name (--dataset).",
+        )
 
     def address(self, version: int, path: str) -> str:
         """The URL or path of a version's file."""
@@ -162,55 +199,91 @@ class Registry:
         """
         if reserved := [path for path in files if RESERVED.fullmatch(path)]:
             raise ValueError(f"reserved file names: {reserved}")
-        if after != ANY_CHAMPION:  # most writers that lose a race have lost it already, and so write nothing
-            self._champion.require(after, None, self.capabilities)
         digests = {path: sha256(data) for path, data in files.items()}
         content = identity(digests)
-        version, names = self._claim_number(content)
-        for path, data in files.items():
-            if path not in names or not self._is_stored(version, path, data):
-                write(self._store, self.key(_version(version, path)), data)
         entries = tuple(File(path=path, size=len(files[path]), sha256=digests[path]) for path in sorted(files))
-        manifest = Manifest(version=version, identity=content, created=now(), files=entries, facts=dict(facts))
-        new = "manifest.json" not in names
+        versions = self._names_by_version()
+        own = next((number for number in reversed(versions) if f"content-{content}" in versions[number]), None)
         try:
-            champion = self._promote(manifest, reason, after, new=new)
+            if after != ANY_CHAMPION:  # most writers that lose a race have lost it already, and so write nothing
+                self._champion.require(after, own, self.capabilities)
+            version, names = self._claim_number(content, own, versions)
+            for path, data in files.items():
+                if path not in names or not self._is_stored(version, path, data):
+                    write(self._store, self.key(_version(version, path)), data)
+            manifest = Manifest(version=version, identity=content, created=now(), files=entries, facts=dict(facts))
+            champion = self._promote(manifest, reason, after, new="manifest.json" not in names)
         except ChampionMoved:
-            if new and version not in self.promoted():
-                # Readers ignore a version without a manifest; `retrain gc` removes the rest. The number stays taken.
-                self._store.delete(self.key(_version(version, "manifest.json")))
+            self._withdraw(content)
             raise
+        new = champion.version == version and "manifest.json" not in names
+        if not new and after != ANY_CHAMPION:  # an earlier try may have got this far and broken after it
+            new = self._champion.has_followed(version, after)
         return self.receipt(version, champion, new=new)
 
     def _promote(self, manifest: Manifest, reason: str, after: str | None, *, new: bool) -> Pointer:
-        """Write the manifest of a version whose files are stored, and make it the champion."""
-        if after != ANY_CHAMPION:  # before the manifest makes the version visible
-            self._champion.require(after, manifest.version, self.capabilities)
-        if new or not self._has_manifest(manifest.version, manifest.identity):
-            self._write_manifest(manifest)
-        return self._champion.promote(manifest.version, manifest.identity, reason, self.capabilities, after=after)
+        """Make a version whose files are stored visible and the champion: its manifest first."""
+        version, content = manifest.version, manifest.identity
 
-    def rollback(self, version: int | None, reason: str) -> Pointer:
+        def complete() -> None:
+            if new or not self._has_manifest(version, content):
+                self._write_manifest(manifest)
+
+        return self._champion.promote(version, content, reason, self.capabilities, complete=complete, after=after)
+
+    def _withdraw(self, content: str) -> None:
+        """Make a content invisible that has not become champion, also if an earlier try of this publish wrote it.
+
+        Readers ignore a version without a manifest; `retrain gc` removes the rest. The number stays taken.
+        """
+        champions = self._champion.numbers()
+        for number, names in self._names_by_version().items():
+            if {f"content-{content}", "manifest.json"} <= names and number not in champions:
+                self._store.delete(self.key(_version(number, "manifest.json")))
+
+    def rollback(self, to: int | None, reason: str, only: int | None = None) -> Pointer:
         """Verify an earlier version, make it the champion again, and return the new pointer.
 
+        Repeated, it undoes nothing and goes no further: where there is nothing to do, it returns the champion's pointer
+        as it is. Without `to` it undoes a publish: the version that the champion replaced when it was published becomes
+        champion, and a champion that is the result of a rollback stays, unless `only` names it. So each step leads to
+        a version that was published earlier, and never to one that was rolled back from.
+
         Args:
-            version: Its number; None: the previous champion.
+            to: The version's number; None: the one before.
             reason: Why, for the history.
+            only: Roll back only if this version is the champion.
 
         Raises:
-            RegistryError: The version is missing or damaged, or there is no previous champion.
+            ChampionMoved: Another process moved the champion at the same time.
+            RegistryError: The version is missing or damaged, or there is no version before.
             StoreError: The store refused a request.
         """
-        if version is None:
-            champion = self.champion()
-            if champion is None or champion.previous is None:
+        champion: Pointer | None = None
+        try:
+            champion = self.checked_champion()
+        except RegistryError:
+            if to is None or only is not None:
+                raise  # with a version, the rollback is the remedy for a pointer that is damaged
+        if champion and only not in {None, champion.version}:
+            return champion
+        if champion and champion.version == to and self._champion.is_stored(champion):
+            return champion
+        target = to
+        if target is None:
+            first = self._champion.first_move(champion.version) if champion else None
+            if champion and first and only is None and first.publish_id != champion.publish_id:
+                return champion
+            if first is None or first.previous is None:
                 raise RegistryError(
                     f"cannot roll back {self.model}", "there was no champion before", "See `retrain history`."
                 )
-            version = champion.previous
-        if problems := self.verify(version):
+            target = first.previous
+        if problems := self.verify(target):
             raise problems[0]
-        return self._champion.promote(version, self.manifest(version).identity, reason, self.capabilities, again=True)
+        after = champion.publish_id if champion and (to is None or only is not None) else ANY_CHAMPION
+        content = self.manifest(target).identity
+        return self._champion.promote(target, content, reason, self.capabilities, again=True, after=after)
 
     def pinned(self) -> Pin | None:
         """The pin, or None. Raises RegistryError if it is damaged."""
@@ -284,18 +357,26 @@ class Registry:
                 versions.setdefault(int(number), set()).add(name)
         return dict(sorted(versions.items()))
 
-    def _claim_number(self, content: str) -> tuple[int, set[str]]:
+    def _claim_number(self, content: str, own: int | None, versions: Mapping[int, set[str]]) -> tuple[int, set[str]]:
         """The number of this content, its own or else the next free one, and the file names under it.
 
-        Two workers with the same content take the same number and write the same bytes.
+        Two workers with the same content take the same number and write the same bytes. A free number is above every
+        number that anything here names, so that no number is used twice, whatever was deleted.
         """
-        versions, marker = self._names_by_version(), f"content-{content}"
-        number = next((n for n in reversed(versions) if marker in versions[n]), max(versions, default=0) + 1)
-        if "manifest.json" in versions.get(number, ()):
-            return number, versions[number]
-        while (names := self._try_number(number, marker)) is None:
-            number += 1
+        if own is not None and "manifest.json" in versions[own]:
+            return own, versions[own]
+        number = own if own is not None else self._highest_number(versions) + 1
+        while (names := self._try_number(number, f"content-{content}")) is None:
+            number = max(number, self._highest_number(versions)) + 1
         return number, names
+
+    def _highest_number(self, versions: Collection[int]) -> int:
+        """The highest number of a version, also of one that is deleted and only named by history, pointer or pin."""
+        numbers = {0, *versions, *self._champion.numbers()}
+        with suppress(RegistryError):  # a damaged pin names none
+            if pin := self.pinned():
+                numbers.add(pin.version)
+        return max(numbers)
 
     def _try_number(self, number: int, marker: str) -> set[str] | None:
         """Take a number unless another content has it. Returns the file names under it, or None if it is taken.

@@ -127,7 +127,10 @@ def _gate(pair: Pair) -> Rows:
 
 
 def _checks(facts: Mapping[str, Any]) -> dict[str, Check]:
-    checks = map(Check.model_validate, _at(facts, "decision").get("checks", []))
+    try:
+        checks = [Check.model_validate(check) for check in _at(facts, "decision").get("checks", [])]
+    except (TypeError, ValueError):  # another writer's
+        return {}
     return {check.name: check for check in checks}
 
 
@@ -154,11 +157,11 @@ def _differing(pair: Pair, old: Mapping[str, Any], new: Mapping[str, Any]) -> Ro
 
 
 def _at(facts: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """The part of a manifest's facts at this path; empty if the manifest has none, as one of an older version may."""
+    """The part of a manifest's facts at this path; empty if it has none, as that of another writer may."""
     part: Any = facts
     for name in path:
-        part = part.get(name) or {}
-    return dict(part)
+        part = part.get(name) if isinstance(part, Mapping) else None
+    return dict(part) if isinstance(part, Mapping) else {}
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,3 +75,12 @@ def test_what_is_not_there_or_damaged_is_named(store: LocalStore, capsys: pytest
     assert "predictions.npz: the file was altered" in capsys.readouterr().err
     assert main(["compare", "2", "3", "--store", str(store.root), "--html", str(store.root)]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_facts_of_another_writer_are_no_defect(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+    others: list[dict[str, Any]] = [{}, {"metrics": "high", "data": 7, "decision": {"checks": 3}, "recipe": []}]
+    for number, facts in enumerate(others):
+        Registry(store, "mnist").publish({"model.keras": b"%d" % number}, facts, "another writer")
+    for old, new in (("1", "3"), ("3", "4"), ("4", "1")):
+        assert main(["compare", old, new, "--store", str(store.root)]) == 0
+        assert capsys.readouterr().out.startswith(f"# mnist: version {old} → version {new}")

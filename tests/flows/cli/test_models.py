@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.cli.main import main
 from tasks.registry import Registry
+from tasks.registry.documents import Manifest
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
 
@@ -52,8 +54,15 @@ def test_versions_history_and_champion(retrain: Retrain) -> None:
 
 
 def test_a_store_without_versions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["versions", "--store", str(tmp_path / "none")]) == 0
-    assert "no version of mnist was published" in capsys.readouterr().err
+    for command, code in (("versions", 1), ("history", 1), ("verify", 1), ("gc", 0)):
+        assert main([command, "--store", str(tmp_path / "none")]) == code
+        printed, errors = capsys.readouterr()
+        assert "there is nothing of mnist in file://" in errors
+        assert "(--store) and the model's name (--dataset)" in errors
+        assert len(errors.splitlines()) == 1
+        assert "intact" not in printed
+    assert main(["cache", "--store", str(tmp_path / "none")]) == 0
+    assert "nothing is cached in file://" in capsys.readouterr().err
     assert main(["champion", "--store", str(tmp_path / "none")]) == 2
 
 
@@ -68,7 +77,8 @@ def test_a_damaged_version_is_listed_as_such(retrain: Retrain, store: LocalStore
 def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: LocalStore) -> None:
     assert retrain("verify") == (
         0,
-        "version 1: intact\nversion 2: intact\nchampion, history and reference: intact\n",
+        "version 1: intact\nversion 2: intact\nchampion, history and reference: intact\n"
+        f"verified mnist in {store.root}: 2 versions, 4 files, 2 generations, champion 2, reference none\n",
         "",
     )
     store.put("models/mnist/versions/2/model.keras", b"altered")
@@ -76,7 +86,7 @@ def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: Loca
     store.put(entry.key, b"{}")
     code, printed, errors = retrain("verify")
     assert code == 1
-    assert printed == "version 1: intact\nversion 2: 1 bad\nchampion, history and reference: 1 bad\n"
+    assert printed.startswith("version 1: intact\nversion 2: 1 bad\nchampion, history and reference: 1 bad\n")
     assert "versions/2/model.keras: the file was altered" in errors
     assert entry.key in errors
     assert retrain("verify", "1")[0] == 0
@@ -87,12 +97,19 @@ def test_fetch_brings_the_champion_or_the_version_asked_for(retrain: Retrain, tm
     assert retrain("fetch", str(tmp_path / "one"), "--version", "1")[0] == 0
     assert retrain("fetch", str(tmp_path / "two"))[0] == 0
     assert [(tmp_path / name / "model.keras").read_bytes() for name in ("one", "two")] == [b"model 1", b"model 2"]
-    assert retrain("fetch", str(tmp_path / "two"), "--version", "1")[0] == 2
+    assert retrain("fetch", str(tmp_path / "two"), "--version", "1")[0] == 0
+    assert (tmp_path / "two" / "model.keras").read_bytes() == b"model 1"
+    assert retrain("fetch", str(tmp_path / "three"), "--version", "0")[0] == 1
 
 
 def test_rollback_and_its_reason(retrain: Retrain) -> None:
     code, printed, _ = retrain("rollback", "--reason", "customers complained")
-    assert (code, printed) == (0, "the champion of mnist is version 1, generation 3\n")
+    assert (code, printed) == (0, "the champion of mnist was version 2 and is version 1, generation 3\n")
+    code, printed, _ = retrain("rollback", "--reason", "customers complained")
+    assert code == 0
+    assert printed.startswith("nothing to do: the champion of mnist was moved from version 2 to version 1 already")
+    assert retrain("rollback", "--from", "2")[1].startswith("nothing to do: the champion of mnist is version 1 already")
+    assert retrain("rollback", "--from", "1")[0] == 1
     assert retrain("history")[1].splitlines()[-1].endswith("version 1  customers complained")
     assert retrain("rollback", "--to", "2")[0] == 0
     code, _, errors = retrain("rollback", "--to", "9")
@@ -153,3 +170,30 @@ def test_doctor_works_on_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str
     assert main(["doctor", "--store", bucket]) == 0
     assert "Therefore the pointer decides" in capsys.readouterr().out
     assert not list(open_store(bucket).list(""))
+
+
+def test_facts_of_another_writer_are_no_defect(retrain: Retrain, store: LocalStore) -> None:
+    others: list[dict[str, Any]] = [{}, {"metrics": None}, {"metrics": {"accuracy": "high"}, "data": 7}]
+    for number, facts in enumerate(others):
+        files = {"model.keras": b"another %d" % number, "report.md": b"# Report"}
+        Registry(store, "mnist").publish(files, facts, "another writer")
+    code, printed, _ = retrain("versions")
+    assert code == 0
+    assert printed.count("accuracy unknown") == 3
+    assert "accuracy unknown" in retrain("champion")[1]
+
+
+def test_versions_omits_what_is_withdrawn_while_it_is_read(
+    retrain: Retrain, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Registry.manifest
+    store.put("models/mnist/versions/3/manifest.json", b"{}")
+
+    def withdrawn(registry: Registry, which: int) -> Manifest:
+        store.delete("models/mnist/versions/3/manifest.json")
+        return manifest(registry, which)
+
+    monkeypatch.setattr(Registry, "manifest", withdrawn)
+    assert retrain("versions")[0] == 0
+    store.put("models/mnist/versions/3/manifest.json", b"{}")
+    assert retrain("verify")[0] == 0

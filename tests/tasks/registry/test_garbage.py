@@ -38,13 +38,18 @@ def test_what_a_manifest_names_is_no_garbage(store: ObjectStore, registry: Regis
 def test_stray_files_incomplete_versions_and_probes_are_garbage(store: ObjectStore, registry: Registry) -> None:
     keys = ["probe/left", "models/mnist/versions/1/stray", "models/mnist/versions/2/model.keras"]
     keys += [f"models/mnist/versions/1/content-{64 * '0'}", f"models/mnist/versions/2/content-{64 * '0'}"]
+    keys.append(f"models/mnist/history/claims/00000002-v2-{32 * '0'}.json")
     for key in keys:
         store.put(key, b"left")
+    marker = keys.pop(4)
     assert sorted(garbage_keys(store, registry)) == sorted(keys)
     assert garbage_keys(store, registry, datetime.now(UTC) - timedelta(days=1)) == []
     for key in keys:
         store.delete(key)
     assert registry.verify(1) == []
+    assert garbage_keys(store, registry) == []
+    assert store.get(marker), "it keeps the number taken"
+    assert registry.publish({"model.keras": b"next"}, FACTS, "next").version == 3
 
 
 def test_a_version_that_is_being_written_keeps_its_old_files_too(store: ObjectStore, registry: Registry) -> None:
