@@ -9,7 +9,8 @@ import argparse
 
 from flows.cli.command import Command
 from tasks.storage import open_store
-from tasks.storage.probe import Capabilities, check, race
+from tasks.storage.local import LocalStore
+from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
 
 # What is printed for each value of `Capabilities.decides`.
 DECIDES = {
@@ -17,17 +18,22 @@ DECIDES = {
     "history": "the newest entry of the history decides who is the champion; the pointer is repaired to it",
 }
 
+# What the two conditional writes are called, and what each relies on.
+S3 = ("create if absent (If-None-Match)", "compare and swap (If-Match)")
+LOCAL = ("create if absent (a hard link)", "compare and swap (a lock)")
+
 
 def doctor(options: argparse.Namespace) -> int:
     """`retrain doctor`."""
     url = options.settings.store
     store = open_store(url)
     print(f"{store.url}\n")
-    capabilities = check(store)
+    capabilities = check(store, (*RUN_FOLDERS, "models/"))
     for text in ("write and read back", "list what was just written", "delete", "tell what is missing from forbidden"):
         print(f"  {text:<38} yes")
-    print(f"  {'create if absent (If-None-Match)':<38} {capabilities.create}")
-    print(f"  {'compare and swap (If-Match)':<38} {capabilities.swap}")
+    create, swap = LOCAL if isinstance(store, LocalStore) else S3
+    print(f"  {create:<38} {capabilities.create}")
+    print(f"  {swap:<38} {capabilities.swap}")
     atomic = options.race is None or _writes_are_atomic(url, options.race, capabilities)
     print(f"\nTherefore {DECIDES[capabilities.decides]}.")
     if not atomic and capabilities.decides == "pointer":
