@@ -143,7 +143,7 @@ def test_doctor_tells_what_the_store_can_do(retrain: Retrain, store: LocalStore)
     before = [entry.key for entry in store.list("")]
     code, printed, _ = retrain("doctor", "--race", "4")
     assert code == 0
-    assert "compare and swap (If-Match)            enforced" in printed
+    assert "compare and swap (a lock)              enforced" in printed
     assert "4 writers race to swap                 1 won" in printed
     assert "Therefore the pointer decides" in printed
     assert [entry.key for entry in store.list("")] == before
