@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from flows.cli.command import Command
+from flows.cli.command import Command, writers
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
@@ -42,11 +42,11 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _writes_are_atomic(url: str, writers: int, capabilities: Capabilities) -> bool:
+def _writes_are_atomic(url: str, number: int, capabilities: Capabilities) -> bool:
     """Let writers race for one object; true if at most one of them won."""
-    creators, swappers = race([open_store(url) for _ in range(writers)], capabilities)
+    creators, swappers = race([open_store(url) for _ in range(number)], capabilities)
     for text, winners in (("create", creators), ("swap", swappers)):
-        print(f"  {f'{writers} writers race to {text}':<38} {winners} won")
+        print(f"  {f'{number} writers race to {text}':<38} {winners} won")
     return creators <= 1 and swappers <= 1
 
 
@@ -54,7 +54,13 @@ COMMANDS = [
     Command(
         doctor,
         "try what the store can do, and show what a publish will therefore rely on",
-        {"--race": {"type": int, "metavar": "N", "help": "let N writers race, to expose writes that are not atomic"}},
+        {
+            "--race": {
+                "type": writers,
+                "metavar": "N",
+                "help": "let N writers (1 to 256) race, to expose writes that are not atomic",
+            }
+        },
         fields=("store",),
     ),
 ]

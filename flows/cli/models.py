@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.cli.command import Command
+from flows.cli.command import Command, escaped, positive, reason
 from tasks.errors import RegistryError, UsageError
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
@@ -41,10 +41,10 @@ def champion(options: argparse.Namespace) -> int:
     registry = _registry(options)
     pointer = _champion(registry)
     print(_version_line(registry.manifest(pointer)))
-    print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {pointer.reason}")
+    print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {escaped(pointer.reason)}")
     print(registry.address(pointer.version, "model.keras"))
     if pin := registry.pinned():
-        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {pin.reason}")
+        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {escaped(pin.reason)}")
     return 0
 
 
@@ -105,7 +105,9 @@ def history(options: argparse.Namespace) -> int:
     """`retrain history`."""
     registry = _registry(options)
     for pointer in registry.history():
-        print(f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {pointer.reason}")
+        print(
+            f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {escaped(pointer.reason)}"
+        )
     return 0
 
 
@@ -136,7 +138,7 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-VERSION: dict[str, Any] = {"type": int, "metavar": "VERSION", "help": "the version's number"}
+VERSION: dict[str, Any] = {"type": positive, "metavar": "VERSION", "help": "the version's number"}
 
 
 COMMANDS = [
@@ -161,7 +163,7 @@ COMMANDS = [
         "make an earlier version the champion again",
         {
             "--to": VERSION | {"metavar": "V", "help": "this version. Default: the previous champion"},
-            "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
+            "--reason": {"type": reason, "default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),
     Command(
@@ -169,7 +171,12 @@ COMMANDS = [
         "compare every candidate with this version too, so that quality cannot creep down in small steps",
         {
             "version": VERSION,
-            "--reason": {"default": "pinned", "metavar": "TEXT", "help": "why, for `retrain champion`"},
+            "--reason": {
+                "type": reason,
+                "default": "pinned",
+                "metavar": "TEXT",
+                "help": "why, for `retrain champion`",
+            },
         },
     ),
     Command(unpin, "compare candidates with the champion alone again"),

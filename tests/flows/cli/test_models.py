@@ -51,6 +51,15 @@ def test_versions_history_and_champion(retrain: Retrain) -> None:
     assert "generation 2, reason 2" in retrain("champion")[1]
 
 
+def test_a_reason_forges_no_row(retrain: Retrain, store: LocalStore) -> None:
+    Registry(store, "mnist").rollback(1, "a\n   9  2026-01-01 00:00  version 9  fake\x1b[2J")
+    Registry(store, "mnist").pin(1, "b\nc")
+    lines = retrain("history")[1].splitlines()
+    assert len(lines) == 3
+    assert lines[2].endswith("version 1  a\\n   9  2026-01-01 00:00  version 9  fake\\x1b[2J")
+    assert len(retrain("champion")[1].splitlines()) == 4
+
+
 def test_a_store_without_versions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["versions", "--store", str(tmp_path / "none")]) == 0
     assert "no version of mnist was published" in capsys.readouterr().err
