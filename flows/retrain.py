@@ -26,7 +26,7 @@ from tasks.report.provenance import provenance
 from tasks.report.step import report
 from tasks.running.liveness import beats
 from tasks.settings import Data, DeviceChoice, GateSettings, RecipeSettings, Seeds, StepName, TrainOn, defaults_for
-from tasks.storage.probe import check
+from tasks.storage.probe import RUN_FOLDERS, check
 from tasks.values import Outcome
 
 
@@ -65,7 +65,8 @@ def retrain(
         force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
     """
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
-    capabilities = check(run.store)  # before any work, so that a store that cannot be written does not cost a training
+    # Before any work, so that a store that cannot be written does not cost a training.
+    capabilities = check(run.store, (*RUN_FOLDERS, f"models/{data.dataset}/"))
     kind = resolve(device, train_on)
     plan, limits = defaults_for(data.dataset, recipe, gate)
 

@@ -37,12 +37,20 @@ class Sent(NamedTuple):
     body: bytes
 
 
-def certificate(folder: Path) -> Path:
-    """A file with a new key and a certificate for `localhost` alone that is signed with it."""
+def certificate(folder: Path, since: int = -1, until: int = 1) -> Path:
+    """A file with a new key and a certificate for `localhost` alone that is signed with it.
+
+    Args:
+        folder: Where to write it.
+        since: The first day of its validity, counted from now.
+        until: The last one.
+    """
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), now + since * day, now + until * day
+        )
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=True)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

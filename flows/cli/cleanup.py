@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.cli.command import Command
+from flows.cli.command import Command, days
 from tasks.caching.inventory import cache_items, objects_of, removable
 from tasks.errors import UsageError
 from tasks.registry import Registry
@@ -83,10 +83,10 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-def _removal_options(days: int) -> dict[str, dict[str, Any]]:
+def _removal_options(default: int) -> dict[str, dict[str, Any]]:
     """The options of a command that removes: the age, and whether to ask."""
     return {
-        "--older-than": {"type": float, "default": float(days), "metavar": "DAYS", "help": f"default: {days}"},
+        "--older-than": {"type": days, "default": float(default), "metavar": "DAYS", "help": f"default: {default}"},
         "--dry-run": {"action": "store_true", "help": "only list it"},
         "--yes": {"action": "store_true", "help": "do not ask"},
     }
@@ -96,12 +96,12 @@ COMMANDS = [
     Command(
         gc,
         "remove what no manifest names: versions that were never completed, stray files",
-        _removal_options(days=7),
+        _removal_options(7),
     ),
     Command(
         cache,
         "list what is cached: step, when it was computed, bytes; `cache clear` removes old entries",
-        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove old entries"}} | _removal_options(days=30),
+        {"action": {"nargs": "?", "choices": ["clear"], "help": "remove old entries"}} | _removal_options(30),
         fields=("store",),
     ),
 ]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from flows.cli.command import Command
+from flows.cli.command import Command, writers
 from tasks.storage import open_store
-from tasks.storage.probe import Capabilities, check, race
+from tasks.storage.local import LocalStore
+from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
 
 # What is printed for each value of `Capabilities.decides`.
 DECIDES = {
@@ -17,17 +18,22 @@ DECIDES = {
     "history": "the newest entry of the history decides who is the champion; the pointer is repaired to it",
 }
 
+# What the two conditional writes are called, and what each relies on.
+S3 = ("create if absent (If-None-Match)", "compare and swap (If-Match)")
+LOCAL = ("create if absent (a hard link)", "compare and swap (a lock)")
+
 
 def doctor(options: argparse.Namespace) -> int:
     """`retrain doctor`."""
     url = options.settings.store
     store = open_store(url)
     print(f"{store.url}\n")
-    capabilities = check(store)
+    capabilities = check(store, (*RUN_FOLDERS, "models/"))
     for text in ("write and read back", "list what was just written", "delete", "tell what is missing from forbidden"):
         print(f"  {text:<38} yes")
-    print(f"  {'create if absent (If-None-Match)':<38} {capabilities.create}")
-    print(f"  {'compare and swap (If-Match)':<38} {capabilities.swap}")
+    create, swap = LOCAL if isinstance(store, LocalStore) else S3
+    print(f"  {create:<38} {capabilities.create}")
+    print(f"  {swap:<38} {capabilities.swap}")
     atomic = options.race is None or _writes_are_atomic(url, options.race, capabilities)
     print(f"\nTherefore {DECIDES[capabilities.decides]}.")
     if not atomic and capabilities.decides == "pointer":
@@ -36,11 +42,11 @@ def doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _writes_are_atomic(url: str, writers: int, capabilities: Capabilities) -> bool:
+def _writes_are_atomic(url: str, number: int, capabilities: Capabilities) -> bool:
     """Let writers race for one object; true if at most one of them won."""
-    creators, swappers = race([open_store(url) for _ in range(writers)], capabilities)
+    creators, swappers = race([open_store(url) for _ in range(number)], capabilities)
     for text, winners in (("create", creators), ("swap", swappers)):
-        print(f"  {f'{writers} writers race to {text}':<38} {winners} won")
+        print(f"  {f'{number} writers race to {text}':<38} {winners} won")
     return creators <= 1 and swappers <= 1
 
 
@@ -48,7 +54,13 @@ COMMANDS = [
     Command(
         doctor,
         "try what the store can do, and show what a publish will therefore rely on",
-        {"--race": {"type": int, "metavar": "N", "help": "let N writers race, to expose writes that are not atomic"}},
+        {
+            "--race": {
+                "type": writers,
+                "metavar": "N",
+                "help": "let N writers (1 to 256) race, to expose writes that are not atomic",
+            }
+        },
         fields=("store",),
     ),
 ]

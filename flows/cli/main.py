@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import errno
 import gc
 import os
-import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -27,6 +28,7 @@ from pydantic.fields import FieldInfo
 from flows.cli import background, cleanup, compare, config, deploy, doctor, models, run
 from flows.cli.ci_job import report_error
 from flows.cli.command import Command
+from flows.cli.streams import drop, prepare, settle, stdout_fails, stdout_is_closed, tell
 from tasks.errors import RetrainError
 from tasks.settings import Settings, StepName
 
@@ -42,8 +44,21 @@ COMMANDS: list[Command] = [
 ]
 
 
+# Errors of the machine or its settings, not of the program; and how Python says that there is no temporary folder.
+FAULTS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EMFILE, errno.ENFILE, errno.EIO}
+NO_TEMPORARY = "No usable temporary directory"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    prepare()
+    try:
+        return _run(arguments)
+    finally:
+        settle()
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     atexit.register(gc.freeze)  # saves the last garbage collection, which would scan every imported module
     options = parser().parse_args(arguments)
     if options.allow_http:
@@ -58,32 +73,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report_error(error)
         if options.debug:
             raise
-        print(f"retrain: {error}", file=sys.stderr)
+        tell(str(error))
         return error.exit_code
     except MemoryError:
         if options.debug:
             raise
-        print(
-            "retrain: memory ran out. Use a machine with more memory, then run again: finished steps are reused.",
-            file=sys.stderr,
-        )
+        tell("memory ran out. Use a machine with more memory, then run again: finished steps are reused.")
         return 1
     except KeyboardInterrupt:
-        print("retrain: stopped. Run again: finished steps are reused.", file=sys.stderr)
+        tell("stopped. Run again: finished steps are reused.")
         return 130
     except BrokenPipeError:
-        if not _stdout_is_closed():
+        if not stdout_is_closed():
             raise
+        drop(sys.stdout)
         return 141  # 128 + SIGPIPE, as a shell reports it
+    except OSError as error:
+        if options.debug or not (fault := _environment_fault(error)):
+            raise
+        tell(fault)
+        return 1
 
 
-def _stdout_is_closed() -> bool:
-    """Whether the reader of standard output has closed it, as `head` does; if so, drop what is still buffered."""
-    stdout = select.poll()
-    stdout.register(sys.stdout.fileno(), 0)
-    if not stdout.poll(0):  # an event mask of 0 reports only errors and hang-ups
+def _environment_fault(error: OSError) -> str:
+    """What is wrong with this machine, as one line; "" for an error that is a defect."""
+    if not _current_folder_exists():
+        return "the current folder was deleted. Change to another."
+    if error.filename is None and stdout_fails():
+        return f"cannot write standard output: {error.strerror}. Write it elsewhere."
+    text = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{text}. Free space, or set TMPDIR and RETRAIN_HOME to folders with room."
+    if error.errno in FAULTS or NO_TEMPORARY in text:
+        return f"{text}. Make it accessible, or set TMPDIR and RETRAIN_HOME to folders of your own."
+    return ""
+
+
+def _current_folder_exists() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
 

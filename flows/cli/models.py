@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.cli.command import Command
+from flows.cli.command import Command, escaped, positive, reason
 from tasks.errors import RegistryError, UsageError
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
@@ -49,10 +49,10 @@ def champion(options: argparse.Namespace) -> int:
     registry = _registry(options)
     pointer = _champion(registry)
     print(_version_line(registry.manifest(pointer)))
-    print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {pointer.reason}")
+    print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {escaped(pointer.reason)}")
     print(registry.address(pointer.version, "model.keras"))
     if pin := registry.pinned():
-        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {pin.reason}")
+        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {escaped(pin.reason)}")
     return 0
 
 
@@ -131,7 +131,9 @@ def history(options: argparse.Namespace) -> int:
             "See `retrain versions`.",
         )
     for pointer in pointers:
-        print(f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {pointer.reason}")
+        print(
+            f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {escaped(pointer.reason)}"
+        )
     return 0
 
 
@@ -166,7 +168,7 @@ def _moment(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
-VERSION: dict[str, Any] = {"type": int, "metavar": "VERSION", "help": "the version's number"}
+VERSION: dict[str, Any] = {"type": positive, "metavar": "VERSION", "help": "the version's number"}
 
 
 COMMANDS = [
@@ -192,7 +194,7 @@ COMMANDS = [
         {
             "--to": VERSION | {"metavar": "V", "help": "this version. Default: the one that the champion replaced"},
             "--from": VERSION | {"metavar": "V", "help": "only if this version is the champion"},
-            "--reason": {"default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
+            "--reason": {"type": reason, "default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
         },
     ),
     Command(
@@ -200,7 +202,12 @@ COMMANDS = [
         "compare every candidate with this version too, so that quality cannot creep down in small steps",
         {
             "version": VERSION,
-            "--reason": {"default": "pinned", "metavar": "TEXT", "help": "why, for `retrain champion`"},
+            "--reason": {
+                "type": reason,
+                "default": "pinned",
+                "metavar": "TEXT",
+                "help": "why, for `retrain champion`",
+            },
         },
     ),
     Command(unpin, "compare candidates with the champion alone again"),

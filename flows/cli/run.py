@@ -12,9 +12,10 @@ from typing import cast
 
 from flows.cli.background import running_server
 from flows.cli.ci_job import write_reports
-from flows.cli.command import Command
+from flows.cli.command import Command, reason
 from flows.cli.preload import preload
 from flows.cli.progress import show_progress
+from flows.cli.streams import show
 from flows.cli.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable
 from tasks.settings import Data, GateSettings, RecipeSettings, Settings
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
             raise
         outcome = rejection.outcome
     write_reports(outcome, options.report_dir)
-    print(as_json(outcome) if options.json else as_text(outcome))
+    show(as_json(outcome) if options.json else as_text(outcome))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
 
@@ -64,12 +65,6 @@ def _call_flow(settings: Settings, force_publish: str) -> Outcome:
     return cast(Outcome, state.result())
 
 
-def _reason(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("give a reason")
-    return text.strip()
-
-
 COMMANDS = [
     Command(
         run,
@@ -86,7 +81,7 @@ COMMANDS = [
                 "help": "if no public mirror can be reached, train on scikit-learn's digits instead",
             },
             "--force-publish": {
-                "type": _reason,
+                "type": reason,
                 "metavar": "REASON",
                 "help": "publish even if the gate rejects the model; user and reason are recorded. "
                 "No environment variable sets this",

@@ -22,23 +22,24 @@ import re
 import secrets
 import shutil
 import socket
-import sqlite3
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
-from importlib.metadata import version
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.cli import template
 from tasks.errors import ServerError, UsageError
-from tasks.settings import home
 
 if TYPE_CHECKING:
     from prefect.context import SettingsContext
+
+# Bytes that the database of a temporary server needs at least.
+ROOM = 1 << 20
 
 # Seconds that a configured server may take to answer.
 ANSWER_TIMEOUT = 30.0
@@ -339,7 +340,7 @@ class Server:
                     "Set PREFECT_API_URL to use another.",
                 )
             time.sleep(0.1)
-        _save_migrated_database(self._folder)
+        template.keep(self._folder / "prefect.db", self._folder)  # before this run writes to it
 
 
 def use_server(server: Server) -> None:
@@ -361,9 +362,7 @@ def _be_quiet() -> None:
 
 
 def _start(folder: Path, password: str) -> tuple[subprocess.Popen[bytes], int]:
-    if _migrated_database().exists():
-        # To migrate a new database would take seconds.
-        shutil.copyfile(_migrated_database(), folder / "prefect.db")
+    template.copy_to(folder / "prefect.db")
     port = _free_port()
     settings = {
         **SERVER_SETTINGS,
@@ -400,24 +399,8 @@ def is_reachable(url: str, timeout: float = 5) -> bool:
         return False
 
 
-def _migrated_database() -> Path:
-    return home() / f"prefect-{version('prefect')}.db"
-
-
-def _save_migrated_database(folder: Path) -> None:
-    """Copy the migrated database, before this run writes to it, for later temporary servers."""
-    target_file = _migrated_database()
-    if target_file.exists():
-        return
-    make_private(target_file.parent)
-    copy = folder / "template.db"
-    with closing(sqlite3.connect(folder / "prefect.db")) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
-    partial_file = target_file.with_suffix(f".{os.getpid()}")
-    shutil.copyfile(copy, partial_file)
-    partial_file.replace(target_file)
-
-
 def _last_line(folder: Path) -> str:
+    if shutil.disk_usage(folder).free < ROOM:
+        return f"the disk of {folder.parent} is full: free space, or set TMPDIR"
     lines = (folder / "server.log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"it did not answer within {START_TIMEOUT:.0f} s"

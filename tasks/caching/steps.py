@@ -32,7 +32,7 @@ from prefect.utilities.annotations import quote
 from tasks.caching.inventory import CHECKPOINTS, is_cached, value_of
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
-from tasks.errors import ArtifactError, KeyMissing
+from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.running.log import set_up
 from tasks.running.server import wait_for_server
 from tasks.settings import home
@@ -224,7 +224,7 @@ class Step(Generic[P, V]):
         value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)
         if self.cached:
-            run.store.put(_last_document(self.name), canonical(document))
+            _remember(run, self.name, document)
         record = {"value": value.model_dump(mode="json"), "seconds": seconds}
         return record | {"at": _now(), "worker": platform.node(), "why": why}
 
@@ -258,15 +258,27 @@ def _last_document(name: str) -> str:
     return f"cache/last/{name}.json"
 
 
+def _remember(run: Run, name: str, document: Mapping[str, Any]) -> None:
+    """Keep what a step ran with, for the reason of its next run; without it only that reason is missing."""
+    try:
+        run.store.put(_last_document(name), canonical(document))
+    except StoreError as error:
+        LOG.warning("%s: the next run of this step will not know why it runs: %s", name, error)
+
+
 def _why(run: Run, name: str, document: Mapping[str, Any]) -> str:
     """Why a step has to run, compared with its last run in this store."""
     if name in run.refresh:
         return "a refresh was asked for"
     try:
         last = json.loads(run.store.get(_last_document(name)).data)
+        return _first_changes(differences(last, document)) or "its cached result is gone or damaged"
     except KeyMissing:
         return "for the first time in this store"
-    return _first_changes(differences(last, document)) or "its cached result is gone or damaged"
+    except StoreError as error:  # this only explains: no reason to end a run
+        return f"the reason is not known: {error.why}"
+    except (ValueError, AttributeError, TypeError):
+        return "the reason is not known: the record of its last run is damaged"
 
 
 def _first_changes(changes: list[str]) -> str:

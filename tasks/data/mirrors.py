@@ -7,10 +7,13 @@ content. The compressed set is 11 MB, so it is held in memory. Called by the dow
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
+import socket
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,6 +30,10 @@ LOG = logging.getLogger("retrain.download")
 B = TypeVar("B", bytes, bytearray)
 
 OnProgress = Callable[[str, int, int | None], None]
+
+# How a connection fails where no server is, or no network. Anything else is an answer, or this machine's own fault.
+NOTHING_THERE = (socket.gaierror, ConnectionRefusedError, TimeoutError)
+NO_WAY_THERE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
 
 # Bytes allowed above the size of the content, for headers. A compressed image file is smaller than its content.
 OVERHEAD = 4096
@@ -207,7 +214,7 @@ def _read_once(url: str, limit: int, progress: OnProgress, policy: RetryPolicy) 
             _check_status(response)
             return _read_body(response, url, limit, progress, time.monotonic() + policy.per_file)
     except httpx.ConnectError as error:
-        raise _Transient(f"cannot connect ({error})", reached=False) from error
+        raise _no_connection(error) from error
     except httpx.TimeoutException as error:
         answered = not isinstance(error, httpx.ConnectTimeout)
         raise _Transient(
@@ -217,6 +224,28 @@ def _read_once(url: str, limit: int, progress: OnProgress, policy: RetryPolicy) 
         raise MirrorError("redirects without end", reached=True) from error
     except httpx.TransportError as error:
         raise _Transient(f"the connection broke ({error})", reached=True) from error
+
+
+def _no_connection(error: httpx.ConnectError) -> MirrorError:
+    """A refused certificate is an answer, for example of a proxy that inspects what passes, and no reason to retry."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return MirrorError(
+                f"its certificate is not trusted ({cause.verify_message}); SSL_CERT_FILE names the trusted ones",
+                reached=True,
+            )
+    nothing = any(
+        isinstance(cause, NOTHING_THERE) or (isinstance(cause, OSError) and cause.errno in NO_WAY_THERE)
+        for cause in causes
+    )
+    return _Transient(f"cannot connect ({error})", reached=not nothing)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _refuse_downgrade(response: httpx.Response) -> None:

@@ -13,6 +13,8 @@ import hashlib
 import io
 import json
 import logging
+import re
+import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +28,9 @@ from tasks.storage.verified import fetch_sealed, sealed, write
 from tasks.values import Epoch
 
 LOG = logging.getLogger("retrain.train")
+
+# The name of a checkpoint; anything else in the folder, such as a `.DS_Store` or a folder's marker, is not looked at.
+NAME = re.compile(r"[0-9]+-[0-9a-f]{64}")
 
 # The newest, and the one before it in case the newest is damaged.
 RETAINED = 2
@@ -50,14 +55,14 @@ class Checkpoints:
         self._store, self._folder = store, f"{CHECKPOINTS}{training}/"
 
     def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint; None if there is none. Skips a damaged one with a warning.
+        """The newest intact checkpoint; None if there is none. Skips a damaged or foreign one with a warning.
 
         Raises:
             StoreError: The store cannot be read.
         """
         for key in reversed(self._keys()):
             try:
-                return decode(fetch_sealed(self._store, key))
+                return _decode(fetch_sealed(self._store, key), self._store.address(key))
             except (ArtifactError, KeyMissing) as error:  # KeyMissing: another worker with this training removed it
                 LOG.warning("train: skips the checkpoint after epoch %d: %s", _epoch(key), error)
         return None
@@ -74,7 +79,17 @@ class Checkpoints:
             LOG.warning("train: no checkpoint after epoch %d, the training goes on: %s", epoch, error)
 
     def _keys(self) -> list[str]:
-        return [entry.key for entry in self._store.list(self._folder)]
+        entries = self._store.list(self._folder)
+        return [entry.key for entry in entries if NAME.fullmatch(entry.key.removeprefix(self._folder))]
+
+
+def _decode(content: bytes, address: str) -> Checkpoint:
+    """As `decode`. Raises ArtifactError for content that is no checkpoint, though its seal is intact."""
+    try:
+        return decode(content)
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        why = f"it is no checkpoint ({type(error).__name__})"
+        raise ArtifactError(f"cannot use {address}", why, "Delete it.") from error
 
 
 def encode(checkpoint: Checkpoint) -> bytes:

@@ -6,6 +6,7 @@ Imports neither Prefect nor TensorFlow; opening a local store does not import bo
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,9 @@ __all__ = ["Artifacts", "ObjectStore", "open_store"]
 
 # The bucket names that botocore accepts. AWS is stricter; other servers allow capitals and underscores.
 BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
+# S3 allows keys of 1,024 bytes. The longest key below a prefix is that of a checkpoint, with less than 220 bytes.
+LONGEST_PREFIX = 800
 
 
 def open_store(url: str) -> ObjectStore:
@@ -35,9 +39,10 @@ def open_store(url: str) -> ObjectStore:
 
         return S3Store.open(bucket, prefix)
     if scheme == "file":
-        return LocalStore(_folder(url))
+        return _local(url, _folder(url))
     if url and "://" not in url:
-        return LocalStore(Path(url).expanduser())
+        _require_text(url, url)
+        return _local(url, Path(url))
     raise _unusable(url, "it is not the address of a store")
 
 
@@ -49,10 +54,34 @@ def _bucket_and_prefix(url: str) -> tuple[str, str]:
         raise _unusable("s3://…@", "an address holds no credentials: they come from the AWS settings")
     if slashes != "//" or not BUCKET.fullmatch(bucket):
         raise _unusable(url, f"{bucket!r} is not a bucket name")
-    prefix = prefix.strip("/")
+    _require_text(url, prefix := prefix.strip("/"))
     if prefix and any(part in {"", ".", ".."} for part in prefix.split("/")):
         raise _unusable(url, "its prefix has an empty, . or .. part")
+    if (size := len(prefix.encode())) > LONGEST_PREFIX:
+        raise _unusable(
+            f"{url[:40]}…", f"its prefix has {size:,} bytes, and {LONGEST_PREFIX} leave room for the names below it"
+        )
     return bucket, prefix
+
+
+def _require_text(url: str, text: str) -> None:
+    """Refuse what no server takes as a key, or what would break a line or a terminal."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _unusable(url, "it is not valid UTF-8") from None
+    if any(unicodedata.category(character) in {"Cc", "Zl", "Zp"} for character in text):
+        raise _unusable(url, "it has a line break or another control character")
+
+
+def _local(url: str, folder: Path) -> LocalStore:
+    """The store in a folder; `~` is a home only in a plain path."""
+    try:
+        return LocalStore(folder if url[:5].lower() == "file:" else folder.expanduser())
+    except RuntimeError:
+        raise _unusable(url, "there is no such home folder") from None
+    except FileNotFoundError:
+        raise _unusable(url, "it is relative to the current folder, which was deleted") from None
 
 
 def _folder(url: str) -> Path:
@@ -64,7 +93,8 @@ def _folder(url: str) -> Path:
         raise _unusable(url, "it is not a folder on this machine")
     if parts.query or parts.fragment:
         raise _unusable(url, "# and ? must be written %23 and %3F in a file:// address")
-    return Path(unquote(parts.path))
+    _require_text(url, path := unquote(parts.path, errors="surrogateescape"))
+    return Path(path)
 
 
 def _unusable(url: str, why: str) -> UsageError:

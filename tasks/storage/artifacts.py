@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ArtifactError, KeyMissing
+from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import ObjectStore
 from tasks.storage.verified import fetch, write
@@ -32,8 +33,8 @@ class Artifacts:
     """
 
     def __init__(self, store: ObjectStore, local: Path) -> None:
-        self._store = store
-        self._copies = None if isinstance(store, LocalStore) else LocalStore(local)
+        self._store, self._is_remote = store, not isinstance(store, LocalStore)
+        self._copies = LocalStore(local) if self._is_remote else None
 
     def put(self, data: bytes, media_type: str) -> Artifact:
         """Store bytes and read them back. If they are stored intact already, only read; damaged ones are replaced."""
@@ -64,7 +65,7 @@ class Artifacts:
         In a local store it hashes the object. In a remote store it compares the object's size and hashes the local
         copy; without a copy it fetches the object, so that the step's own read needs no second transfer.
         """
-        if self._copies:
+        if self._is_remote:
             entries = {entry.key: entry.size for entry in self._store.list(_key(artifact))}
             size = entries.get(_key(artifact))
             if size is None:
@@ -74,8 +75,14 @@ class Artifacts:
         self.get(artifact)
 
     def _keep_copy(self, artifact: Artifact, data: bytes) -> None:
-        if self._copies:
+        """Keep a copy; where that is impossible, say so once and go on without."""
+        if self._copies is None:
+            return
+        try:
             self._copies.put(_key(artifact), data)
+        except StoreError as error:
+            LOG.warning("artifacts are fetched for every use: %s", error)
+            self._copies = None
 
     def _copy(self, artifact: Artifact) -> bytes | None:
         if self._copies is None:
@@ -83,11 +90,12 @@ class Artifacts:
         try:
             data = self._copies.get(_key(artifact)).data
             _check(artifact, data)
-        except KeyMissing:
+        except StoreError:  # there is none, or it cannot be read
             return None
         except ArtifactError as error:
             LOG.warning("the local copy is deleted and fetched anew: %s", error)
-            self._copies.delete(_key(artifact))
+            with suppress(StoreError):  # it is overwritten, or not used
+                self._copies.delete(_key(artifact))
             return None
         return data
 

@@ -7,6 +7,7 @@ whole objects only, and a killed writer leaves at most a temporary file that no 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,11 +17,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.errors import KeyConflict, KeyMissing, StoreError
+from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
 from tasks.storage.objects import Entry, Stored
 
 # The directory of temporary files and locks: no key may begin with it, and listings omit it.
 PRIVATE = ".retrain"
+
+# How file systems refuse what they do not have: hard links (exFAT, SMB, gcsfuse), locks (some network mounts), and the
+# flush of a folder (some network and FUSE mounts).
+NOT_OFFERED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOLCK}
 
 
 class LocalStore:
@@ -46,17 +51,29 @@ class LocalStore:
             temporary.replace(self.path(key))
 
     def put_once(self, key: str, data: bytes) -> None:
-        """See `ObjectStore`. `link` is atomic between processes and fails if the target exists."""
+        """See `ObjectStore`. `link` is atomic between processes and fails if the target exists.
+
+        Raises NotOffered where the file system has no hard links.
+        """
         with self._temporary_file(key, data) as temporary:
             try:
                 self.path(key).hardlink_to(temporary)
             except FileExistsError:
                 if self._tag(key) != hashlib.sha256(data).hexdigest():
                     raise KeyConflict(f"cannot create {self.path(key)}", "it exists already", "Read it.") from None
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    raise
+                raise _not_offered(self.path(key), "hard links", error) from error
 
     def compare_and_swap(self, key: str, data: bytes, etag: str) -> None:
-        """See `ObjectStore`. The kernel releases the lock of a process that dies."""
-        with self._temporary_file(key, data) as temporary, self._lock(key):
+        """See `ObjectStore`. The kernel releases the lock of a process that dies.
+
+        Raises NotOffered where the file system has no locks.
+        """
+        with self._temporary_file(key, data) as temporary, self._lock(key) as missing:
+            if missing:
+                raise _not_offered(self.path(key), "locks", missing) from missing
             if self._tag(key) not in {etag, hashlib.sha256(data).hexdigest()}:
                 raise KeyConflict(f"cannot replace {self.path(key)}", "it changed since it was read", "Read it again.")
             temporary.replace(self.path(key))
@@ -121,12 +138,21 @@ class LocalStore:
             raise _failed(f"cannot write {target}", error) from error
 
     @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        """Lock the key between processes. Keys share 256 lock files, so that their number stays bounded."""
+    def _lock(self, key: str) -> Iterator[OSError | None]:
+        """Lock the key between processes; gives the error of a file system that has no locks.
+
+        Keys share 256 lock files, so that their number stays bounded.
+        """
         name = hashlib.sha256(key.encode()).hexdigest()[:2]
         with (self._private() / f"{name}.lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            missing = None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    raise
+                missing = error
+            yield missing
 
     def _private(self) -> Path:
         folder = self.root / PRIVATE
@@ -157,11 +183,20 @@ def _make_directory(folder: Path) -> None:
 
 
 def _flush_directory(folder: Path) -> None:
+    """Flush a directory's entries to disk, where the file system can do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
     finally:
         os.close(descriptor)
+
+
+def _not_offered(path: Path, what: str, error: OSError) -> NotOffered:
+    why = f"its file system has no {what} ({error.strerror or error})"
+    return NotOffered(f"cannot write {path} on a condition", why, "Run `retrain doctor` to see what the store can do.")
 
 
 def _missing(store: LocalStore, key: str) -> KeyMissing:

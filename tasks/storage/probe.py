@@ -16,7 +16,7 @@ from typing import Literal
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
 from tasks.settings import history_decides
 from tasks.storage.objects import ObjectStore
-from tasks.storage.verified import write
+from tasks.storage.verified import require, write
 from tasks.values import Value
 
 Condition = Literal["enforced", "enforced without quotes", "ignored", "refused"]
@@ -28,6 +28,9 @@ FALSE_CONDITION: dict[Answer, Condition] = {"landed": "ignored", "conflict": "en
 
 # An ETag that no object of the probe has.
 NO_TAG = '"00000000000000000000000000000000"'
+
+# What a run that trains and publishes writes below, beside `models/<model>/`.
+RUN_FOLDERS = ("cache/objects/", "checkpoints/", "runs/")
 
 # The rounds of `race`; each is for a new object.
 ROUNDS = 10
@@ -50,17 +53,22 @@ class Capabilities(Value):
         return etag.strip('"') if self.swap == "enforced without quotes" else etag
 
 
-def check(store: ObjectStore) -> Capabilities:
+def check(store: ObjectStore, folders: Sequence[str] = ()) -> Capabilities:
     """Write, read back, overwrite with conditions, list and delete one object, and check that it is then missing.
 
     Without the permission to list, a missing object looks like a forbidden one, and claiming a version number relies on
-    the listing. Costs about eleven requests. A local store creates its directory.
+    the listing. Costs about eleven requests, and three for each of the folders, at the same time. A local store creates
+    its directory.
+
+    Args:
+        store: The store.
+        folders: The prefixes that the caller will write, each with its slash: what may be written under `probe/` may be
+            forbidden there.
 
     Raises:
         StoreError: No bucket, no credentials, a missing permission, or listings or reads that lag behind writes.
     """
     with _own_key(store) as key:
-        write(store, key, uuid.uuid4().bytes)
         create, swap = _create(store, key), _swap(store, key)
         listed = [entry.key for entry in store.list(key)]
     if listed != [key] or not _is_missing(store, key):
@@ -69,6 +77,9 @@ def check(store: ObjectStore) -> Capabilities:
             "its listing or its reads lag behind its writes",
             "Use a store with read-after-write consistency.",
         )
+    if folders:
+        with ThreadPoolExecutor(len(folders)) as threads:
+            list(threads.map(lambda folder: _try(store, folder), folders))
     reliable = create == "enforced" and swap.startswith("enforced") and not history_decides()
     return Capabilities(create=create, swap=swap, decides="pointer" if reliable else "history")
 
@@ -105,7 +116,15 @@ def _winners(stores: Sequence[ObjectStore], attempt: Callable[[ObjectStore, byte
 
 
 def _create(store: ObjectStore, key: str) -> Condition:
-    """Try to create an object that exists."""
+    """Create the object, read it back, then try to create it again.
+
+    Some places tell that an object exists, and still cannot create one on this condition.
+    """
+    data = uuid.uuid4().bytes
+    if _answer(lambda: store.put_once(key, data)) != "landed":
+        write(store, key, data)
+        return "refused"
+    require(store, key, data)
     return FALSE_CONDITION[_answer(lambda: store.put_once(key, uuid.uuid4().bytes))]
 
 
@@ -136,10 +155,16 @@ def _answer(conditional: Callable[[], None]) -> Answer:
     return "landed"
 
 
+def _try(store: ObjectStore, folder: str) -> None:
+    """Write, read and delete one object in a folder. Raises StoreError."""
+    with _own_key(store, folder) as key:
+        write(store, key, uuid.uuid4().bytes)
+
+
 @contextmanager
-def _own_key(store: ObjectStore) -> Iterator[str]:
+def _own_key(store: ObjectStore, folder: str = "") -> Iterator[str]:
     """A new key for the probe; its object is deleted afterwards."""
-    key = f"probe/{uuid.uuid4().hex}"
+    key = f"{folder}probe/{uuid.uuid4().hex}"
     try:
         yield key
     except BaseException:

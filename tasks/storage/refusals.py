@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -71,6 +72,11 @@ MAYBE_MISSING = "access is denied, or the object is missing: without s3:ListBuck
 
 # The codes (with 400 or 405) by which servers refuse an unknown condition; any 501 does so too.
 UNKNOWN_CONDITION = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed", "405"}
+# The codes (with 400) by which servers refuse an unknown checksum; any 501 does so too.
+UNKNOWN_HEADER = {"NotImplemented", "InvalidArgument", "InvalidRequest", "400"}
+
+# OpenSSL's numbers for a certificate that is good at another time: one of the two clocks is wrong.
+NOT_YET_VALID, EXPIRED_CERTIFICATE = 9, 10
 
 SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
 NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION."
@@ -95,6 +101,12 @@ class Answer(NamedTuple):
     def __str__(self) -> str:
         code = "" if self.code == str(self.status) else self.code
         return " ".join(filter(None, (str(self.status), code, self.message)))
+
+
+def may_be_unknown_header(error: BaseException | None) -> bool:
+    """Whether a write may have been refused for a header that the server does not know."""
+    answer = Answer.of(error)
+    return answer.status == 501 or (answer.status == 400 and answer.code in UNKNOWN_HEADER)
 
 
 def refuse(verb: str, address: str, error: Exception, condition: Collection[str] = ()) -> NoReturn:
@@ -164,6 +176,12 @@ def _explain_silence(error: Exception) -> tuple[str, str]:
 
 
 def _no_tls(endpoint: str, reason: Exception) -> tuple[str, str]:
+    if getattr(reason, "verify_code", None) in {NOT_YET_VALID, EXPIRED_CERTIFICATE}:
+        now = datetime.now(UTC)
+        return (
+            f"the certificate of {endpoint} is not valid now: {_reason(reason)}",
+            f"Check this machine's clock, which says {now:%Y-%m-%d %H:%M} UTC; if it is right, renew the certificate.",
+        )
     if isinstance(reason, ssl.SSLCertVerificationError | CertificateError):
         return (
             f"the certificate of {endpoint} is not trusted: {_reason(reason)}",

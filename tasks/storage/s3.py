@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
 from tasks.settings import allow_http
 from tasks.storage.objects import Entry, Stored
-from tasks.storage.refusals import FAILURES, Answer, line, refuse
+from tasks.storage.refusals import FAILURES, Answer, line, may_be_unknown_header, refuse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -44,6 +44,11 @@ CONFIG = Config(
     s3={"payload_signing_enabled": True},
 )
 
+# Seconds to wait for an answer until the store has given one, so that an endpoint that never answers costs a minute;
+# and the most bytes of a write that waits no longer.
+FIRST_ANSWER = 14
+SMALL = 1 << 20
+
 # boto3's description of S3, read once: that takes most of the 0.13 s that a new client costs.
 MODELS = botocore.loaders.create_loader()
 
@@ -60,7 +65,7 @@ RETRY_CODES = {
 }
 
 
-def client() -> S3Client:
+def client(config: Config | None = None) -> S3Client:
     """A client for the standard AWS settings, `AWS_ENDPOINT_URL_S3` included.
 
     A custom endpoint is addressed by path (`https://host/bucket/key`) unless the AWS settings say `virtual`.
@@ -73,7 +78,7 @@ def client() -> S3Client:
         core = botocore.session.get_session()
         core.register_component("data_loader", MODELS)
         session = boto3.Session(botocore_session=core)
-        s3 = session.client("s3", config=CONFIG, region_name=session.region_name or "us-east-1")
+        s3 = session.client("s3", config=config or CONFIG, region_name=session.region_name or "us-east-1")
     except (BotoCoreError, ValueError) as error:
         raise UsageError("cannot use the AWS settings", line(error), "Correct the AWS_… variables.") from error
     endpoint = urlsplit(s3.meta.endpoint_url)
@@ -96,23 +101,34 @@ def _is_loopback(host: str) -> bool:
 
 
 class S3Store:
-    """An `ObjectStore` in a bucket, below a prefix."""
+    """An `ObjectStore` in a bucket, below a prefix.
 
-    def __init__(self, s3: S3Client, bucket: str, prefix: str) -> None:
-        self._s3, self.bucket = s3, bucket
+    Args:
+        first: The client until the store has answered once, impatient.
+        s3: The client from then on.
+        bucket: The bucket's name.
+        prefix: The prefix of all keys, without a slash at its end.
+    """
+
+    def __init__(self, first: S3Client, s3: S3Client, bucket: str, prefix: str) -> None:
+        self._first, self._s3, self.bucket = first, s3, bucket
+        self._answered = False
+        # Whether the server takes a write's SHA-256; None until a write has shown it. Some refuse the header.
+        self._takes_checksum: bool | None = None
         self._prefix = f"{prefix}/" if prefix else ""
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
 
     @classmethod
     def open(cls, bucket: str, prefix: str) -> S3Store:
         """The store of `s3://bucket/prefix`. Raises UsageError."""
-        return cls(client(), bucket, prefix)
+        impatient = Config(read_timeout=min(FIRST_ANSWER, CONFIG.read_timeout))  # type: ignore[attr-defined]
+        return cls(client(CONFIG.merge(impatient)), client(), bucket, prefix)
 
     def get(self, key: str) -> Stored:
         """See `ObjectStore`."""
         for _ in _attempts():
             try:
-                answer = self._call("read", key, self._s3.get_object)
+                answer = self._call("read", key, self._client().get_object)
                 data = answer["Body"].read()
             except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, HTTPError):
                 continue
@@ -147,7 +163,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
         with suppress(KeyMissing):  # S3 does not report a missing object, some servers do
-            self._call("delete", key, self._s3.delete_object)
+            self._call("delete", key, self._client().delete_object)
 
     def address(self, key: str) -> str:
         """See `ObjectStore`: an s3:// URL."""
@@ -157,17 +173,44 @@ class S3Store:
         """One page of a listing, validated: botocore accepts an empty or a non-S3 answer as an empty listing."""
         for _ in _attempts():
             try:
-                page = self._s3.list_objects_v2(Bucket=self.bucket, Prefix=self._prefix + prefix, **token)
+                page = self._client().list_objects_v2(Bucket=self.bucket, Prefix=self._prefix + prefix, **token)
             except FAILURES as error:
                 refuse("list", self.address(prefix), error)
+            self._answered = True
             if _is_whole(page, token.get("ContinuationToken")):
                 return page
         raise _not_s3(f"cannot list {self.address(prefix)}", "it is not a whole listing")
 
+    def _client(self, size: int = 0) -> S3Client:
+        return self._s3 if self._answered or size > SMALL else self._first
+
     def _write(self, key: str, data: bytes, **condition: Any) -> None:
+        """Write with the data's SHA-256, or without it if the server refuses it: the signature covers the data too."""
+        plain = functools.partial(self._client(len(data)).put_object, Body=data, **condition)
+        if self._takes_checksum is False:
+            self._call("write", key, plain, condition)
+            return
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        request = functools.partial(self._s3.put_object, Body=data, ChecksumSHA256=digest, **condition)
-        self._call("write", key, request, condition)
+        try:
+            self._call("write", key, functools.partial(plain, ChecksumSHA256=digest), condition)
+            self._takes_checksum = True
+        except StoreError as refusal:
+            if self._takes_checksum or not may_be_unknown_header(refusal.__cause__):
+                raise
+            self._write_plain(key, plain, condition, refusal)
+
+    def _write_plain(
+        self, key: str, plain: Callable[..., Any], condition: Collection[str], refusal: StoreError
+    ) -> None:
+        """Write without a checksum. Raises `refusal`, the answer to the write with one, if that was not the cause."""
+        try:
+            self._call("write", key, plain, condition)
+        except (KeyConflict, KeyMissing):
+            self._takes_checksum = False
+            raise
+        except StoreError:
+            raise refusal from refusal.__cause__
+        self._takes_checksum = False
 
     def _write_if(self, key: str, data: bytes, **condition: Any) -> None:
         """A conditional write that checks the object after any error.
@@ -195,8 +238,11 @@ class S3Store:
     def _call(self, verb: str, key: str, request: Callable[..., T], condition: Collection[str] = ()) -> T:
         for attempt in _attempts():
             try:
-                return request(Bucket=self.bucket, Key=self._prefix + key)
+                answer = request(Bucket=self.bucket, Key=self._prefix + key)
+                self._answered = True
+                return answer
             except FAILURES as error:
+                self._answered |= Answer.of(error).status > 0
                 if Answer.of(error).code not in RETRY_CODES or attempt == ATTEMPTS:
                     refuse(verb, self.address(key), error, condition)
         raise AssertionError("unreachable")

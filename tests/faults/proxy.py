@@ -79,6 +79,7 @@ class Proxy:
     upstream: str
     url: str = ""
     conditions: Conditions = "as they are"
+    unknown_header: str = ""  # refused with 400, as Backblaze B2 refuses headers that it does not know
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     victim: int | None = None  # the process to kill …
@@ -140,6 +141,10 @@ class Handler(BaseHTTPRequestHandler):
         proxy = cast(Server, self.server).proxy
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self._refused(proxy.conditions):
+            return
+        if proxy.unknown_header and self.headers.get(proxy.unknown_header):
+            proxy.landed(Request(self.command, self.path, 400))
+            self._error(400, "InvalidArgument")
             return
         fault = proxy.fault(self.command, self.path)
         kind = fault.kind if fault else None

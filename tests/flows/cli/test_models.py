@@ -53,6 +53,15 @@ def test_versions_history_and_champion(retrain: Retrain) -> None:
     assert "generation 2, reason 2" in retrain("champion")[1]
 
 
+def test_a_reason_forges_no_row(retrain: Retrain, store: LocalStore) -> None:
+    Registry(store, "mnist").rollback(1, "a\n   9  2026-01-01 00:00  version 9  fake\x1b[2J")
+    Registry(store, "mnist").pin(1, "b\nc")
+    lines = retrain("history")[1].splitlines()
+    assert len(lines) == 3
+    assert lines[2].endswith("version 1  a\\n   9  2026-01-01 00:00  version 9  fake\\x1b[2J")
+    assert len(retrain("champion")[1].splitlines()) == 4
+
+
 def test_a_store_without_versions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, code in (("versions", 1), ("history", 1), ("verify", 1), ("gc", 0)):
         assert main([command, "--store", str(tmp_path / "none")]) == code
@@ -160,7 +169,7 @@ def test_doctor_tells_what_the_store_can_do(retrain: Retrain, store: LocalStore)
     before = [entry.key for entry in store.list("")]
     code, printed, _ = retrain("doctor", "--race", "4")
     assert code == 0
-    assert "compare and swap (If-Match)            enforced" in printed
+    assert "compare and swap (a lock)              enforced" in printed
     assert "4 writers race to swap                 1 won" in printed
     assert "Therefore the pointer decides" in printed
     assert [entry.key for entry in store.list("")] == before

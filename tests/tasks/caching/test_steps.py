@@ -16,6 +16,7 @@ from tasks.errors import ArtifactError
 from tasks.settings import home
 from tasks.storage.local import LocalStore
 from tasks.values import Artifact, Value
+from tests.faults.proxy import Fault, proxying
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -123,6 +124,40 @@ def test_each_step_says_why_it_ran(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert lines[0] == "write: runs, for the first time in this store"
     assert lines[1].startswith("write: reused, computed ")
     assert lines[2] == "write: runs, text one → two"
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b'{"inputs": 1, "code": []}', b"\xff"])
+def test_a_reason_that_cannot_be_told_does_not_end_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, data: bytes | None
+) -> None:
+    caplog.set_level(logging.INFO)
+    last = tmp_path / "store" / "cache" / "last"
+    if data is None:
+        (tmp_path / "store" / "cache").mkdir(parents=True)
+        last.write_text("a file where a folder has to be")
+        last.chmod(0)
+    else:
+        last.mkdir(parents=True)
+        (last / "write.json").write_bytes(data)
+    run_with(tmp_path, lambda run: write("one", run))
+    if data is None:
+        assert "write: the next run of this step will not know why it runs: cannot write" in caplog.text
+    else:
+        assert "write: runs, the reason is not known: the record of its last run is damaged" in caplog.messages
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_reason_that_may_not_be_read_or_kept_does_not_end_a_run(
+    bucket: str, s3_server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    with proxying(s3_server) as proxy:
+        proxy.faults.append(Fault("status", method, "/cache/last/", times=None, status=403, code="AccessDenied"))
+        run_with(tmp_path, lambda run: write("one", run), bucket)
+    if method == "GET":
+        assert "write: runs, the reason is not known: access is denied" in caplog.text
+    else:
+        assert "will not know why it runs: cannot write" in caplog.text
 
 
 def test_of_many_changes_the_first_are_said() -> None:

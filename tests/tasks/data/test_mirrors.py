@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,7 +17,9 @@ from tasks.data import idx
 from tasks.data.datasets import DIGITS, MNIST
 from tasks.data.mirrors import RetryPolicy, fetch
 from tasks.errors import DownloadError, MirrorsUnreachable
+from tests import tls
 from tests.mirrors import Answer, Contents, gzipped, serving, small_mnist, spec_for
+from tests.s3 import Reply
 
 CONTENTS = small_mnist(train=40, test=20)
 SPEC = spec_for(CONTENTS)
@@ -159,6 +166,49 @@ def test_no_mirror_that_answers_is_an_error_of_its_own() -> None:
         fetch(SPEC, [gone, "https://mirror.invalid/mnist/"], policy=IMPATIENT)
     assert gone in str(error.value)
     assert "mirror.invalid" in str(error.value)
+
+
+def test_a_certificate_that_is_not_trusted_is_an_answer(tmp_path: Path) -> None:
+    with tls.recording(tls.certificate(tmp_path), [Reply(200)]) as sent:
+        address = f"{os.environ['AWS_ENDPOINT_URL_S3']}/mnist/"
+        with pytest.raises(DownloadError, match=r"certificate is not trusted .self.signed.*SSL_CERT_FILE") as error:
+            fetch(SPEC, [address, "https://mirror.invalid/mnist/"], policy=IMPATIENT)
+    assert not isinstance(error.value, MirrorsUnreachable), "the quick start must not replace MNIST here"
+    assert "attempts" not in str(error.value).partition(";")[0]
+    assert not sent
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_a_server_that_speaks_no_tls_is_an_answer(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+
+        def refuse() -> None:
+            for _ in range(IMPATIENT.attempts):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(10_000)
+                    connection.sendall(answer)
+
+        done = thread.submit(refuse)
+        with pytest.raises(DownloadError, match=r"cannot connect .*SSL|disconnected|EOF") as error:
+            fetch(SPEC, [f"https://127.0.0.1:{server.getsockname()[1]}/mnist/"], policy=IMPATIENT)
+        done.result()
+    assert not isinstance(error.value, MirrorsUnreachable)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ECONNRESET])
+def test_a_fault_of_this_machine_is_not_a_missing_network(code: int) -> None:
+    failure = patch("socket.create_connection", side_effect=OSError(code, os.strerror(code)))
+    with failure, pytest.raises(DownloadError, match=os.strerror(code)) as error:
+        fetch(SPEC, ["https://mirror.invalid/mnist/"], policy=IMPATIENT)
+    assert not isinstance(error.value, MirrorsUnreachable)
+
+
+@pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT])
+def test_no_network_is_nothing_there(code: int) -> None:
+    failure = patch("socket.create_connection", side_effect=OSError(code, os.strerror(code)))
+    with failure, pytest.raises(MirrorsUnreachable, match=r"mirror.invalid/mnist/: .*\(2 attempts\)"):
+        fetch(SPEC, ["https://mirror.invalid/mnist/"], policy=IMPATIENT)
 
 
 @pytest.mark.parametrize(

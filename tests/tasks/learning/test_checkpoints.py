@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from tasks.learning.checkpoints import Checkpoint, Checkpoints
 from tasks.learning.model_file import weights_digest
 from tasks.learning.training import fit
 from tasks.storage import ObjectStore, open_store
+from tasks.storage.verified import sealed
 from tasks.values import Epoch
 from tests.tasks.learning.test_training import RECIPE, examples
 
@@ -83,6 +85,46 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before(
     store.put(keys(store)[0], b"nothing")
     assert checkpoints.newest() is None, "with no whole one it starts over"
     assert "train: skips the checkpoint after epoch 3:" in caplog.text
+
+
+SEAL = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (".DS_Store", b"Bud1"),
+        ("zzz", b""),
+        ("9999", b""),
+        ("9999-", sealed(b"nothing")),
+        (f"9999-{SEAL}.tmp", b""),
+        (f"9999-{SEAL}/deeper", b""),
+        ("²-0", b""),
+        (f"9999-{SEAL}", b""),
+        (f"9999-{SEAL}", sealed(b"no archive")),
+        (f"9999-{SEAL}", sealed(b"")),
+    ],
+)
+def test_a_stray_file_does_not_end_a_training(store: ObjectStore, name: str, data: bytes) -> None:
+    checkpoints = Checkpoints(store, "train/key/cpu")
+    checkpoints.keep(checkpoint(3))
+    store.put(f"checkpoints/train/key/cpu/{name}", data)
+    newest = checkpoints.newest()
+    assert newest
+    assert len(newest.history) == 3
+    for epochs in (4, 5):
+        checkpoints.keep(checkpoint(epochs))
+    left = {key.removeprefix("checkpoints/train/key/cpu/")[:5] for key in keys(store)}
+    assert left == {"0004-", "0005-", name[:5]}, "what is not ours is left alone, and old checkpoints are removed"
+
+
+def test_a_folder_s_marker_does_not_end_a_training(bucket: str) -> None:
+    for key in ("checkpoints/", "checkpoints/train/key/cpu/"):
+        boto3.client("s3").put_object(Bucket=bucket.removeprefix("s3://"), Key=key)
+    checkpoints = Checkpoints(open_store(bucket), "train/key/cpu")
+    assert checkpoints.newest() is None
+    checkpoints.keep(checkpoint(3))
+    assert checkpoints.newest()
 
 
 def test_two_workers_at_one_training_do_not_disturb_each_other(store: ObjectStore) -> None:

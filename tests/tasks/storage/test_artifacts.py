@@ -91,3 +91,23 @@ def test_a_local_copy_does_not_hide_that_the_store_lost_the_object(bucket: str, 
     store.delete(key(artifact))
     with pytest.raises(ArtifactError, match="not in the store"):
         artifacts.verify(artifact)
+
+
+def test_copies_that_cannot_be_kept_are_a_warning(
+    bucket: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("a file where a folder has to be")
+    artifacts = Artifacts(open_store(bucket), tmp_path / "file" / "cache")
+    one, two = artifacts.put(DATA, "text/plain"), artifacts.put(DATA * 2, "text/plain")
+    assert (artifacts.get(one), artifacts.get(two)) == (DATA, DATA * 2)
+    open_store(bucket).delete(key(one))
+    with pytest.raises(ArtifactError, match="not in the store"):
+        artifacts.verify(one)
+    assert caplog.text.count("artifacts are fetched for every use: cannot write") == 1
+
+
+def test_a_copy_that_cannot_be_read_is_fetched(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifacts = Artifacts(open_store(bucket), tmp_path)
+    artifact = artifacts.put(DATA, "text/plain")
+    monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    assert artifacts.get(artifact) == DATA

@@ -18,6 +18,7 @@ import pytest
 from botocore.config import Config
 
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
+from tasks.learning.checkpoints import Checkpoint, Checkpoints
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.probe import check
@@ -139,13 +140,41 @@ NO_STORES += [
     "file:folder",
     "file:///a?b",
     "file://[a",
+    "~nosuchuser/store",
 ]
+NO_STORES += [
+    f"{place}a{text}b" for place in ("s3://bucket/", "", "/") for text in ("\n", "\x1b[2J", "\x85", "\u2028", "\udcff")
+]
+NO_STORES += ["file:///a%0Ab", "file:///a%00b", "file:///a%FFb"]
 
 
 @pytest.mark.parametrize("url", NO_STORES)
 def test_an_address_that_is_no_store_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="cannot use the store"):
+    with pytest.raises(UsageError, match="cannot use the store") as caught:
         open_store(url)
+    message = str(caught.value)
+    assert message.isprintable(), "one line, for a terminal"
+
+
+def test_a_prefix_leaves_room_for_the_longest_key(bucket: str) -> None:
+    longest = f"{bucket}/{'ä/' * 266}ab"
+    training = f"train/{'0' * 64}/NVIDIA-RTX-PRO-6000-Blackwell-Max-Q-Workstation-Edition"
+    Checkpoints(store := open_store(longest), training).keep(Checkpoint((), []))
+    (entry,) = store.list("checkpoints/")
+    assert 1000 < len(f"{'ä/' * 266}ab/{entry.key}".encode()) <= 1024
+    for more in ("c", "c" * 300):
+        with pytest.raises(UsageError, match=r"has (801|1,100) bytes, and 800 leave room") as caught:
+            open_store(f"{longest}{more}")
+        assert len(str(caught.value)) < 300
+
+
+def test_a_current_folder_that_was_deleted_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(UsageError, match="current folder, which was deleted"):
+        open_store("./store")
+    assert open_store(str(tmp_path)).url == tmp_path.as_uri()
 
 
 def test_credentials_in_an_address_are_refused_and_not_repeated() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +16,8 @@ from tasks.errors import KeyConflict, NotOffered, StoreError
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import Entry, Stored
-from tasks.storage.probe import Capabilities, check, race
+from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
+from tests.faults.proxy import Fault, proxying
 
 
 @pytest.fixture
@@ -27,6 +32,69 @@ def test_both_stores_enforce_conditional_writes(store: ObjectStore) -> None:
 def test_the_check_leaves_nothing_behind(store: ObjectStore) -> None:
     check(store)
     assert not list(store.list(""))
+
+
+@pytest.mark.parametrize("folder", [*RUN_FOLDERS, "models/digits/"])
+@pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
+def test_every_folder_that_a_run_writes_is_tried_before_any_work(
+    bucket: str, s3_server: str, folder: str, method: str
+) -> None:
+    with proxying(s3_server) as proxy:
+        denied = Fault("status", method, f"/{folder}", times=None, status=403, code="AccessDenied")
+        proxy.faults.append(denied)
+        store = open_store(bucket)
+        check(store)
+        with pytest.raises(StoreError, match=f"{bucket}/{folder}probe/.* access is denied"):
+            check(store, (*RUN_FOLDERS, "models/digits/"))
+        proxy.faults.remove(denied)
+        check(store, (*RUN_FOLDERS, "models/digits/"))
+        assert [entry.key.startswith(folder) for entry in store.list("")] == [True] * (method == "DELETE")
+
+
+def lacking(call: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a system call fail as on a file system that does not have it; `fsync` only of folders."""
+    original = os.fsync
+
+    def fail(*arguments: Any, **_: Any) -> None:
+        if call == "os.fsync" and not stat.S_ISDIR(os.fstat(arguments[0]).st_mode):
+            original(*arguments)
+        else:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(call, fail)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_without_hard_links_the_history_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    lacking("os.link", code, monkeypatch)
+    store = LocalStore(tmp_path)
+    assert check(store) == Capabilities(create="refused", swap="enforced", decides="history")
+    with pytest.raises(NotOffered, match="no hard links"):
+        store.put_once("key", b"data")
+    assert not list(store.list(""))
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_the_history_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    lacking("fcntl.flock", code, monkeypatch)
+    assert check(LocalStore(tmp_path)) == Capabilities(create="enforced", swap="refused", decides="history")
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_folders_that_cannot_be_flushed_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    lacking("os.fsync", code, monkeypatch)
+    assert check(LocalStore(tmp_path / "new")).decides == "pointer"
+
+
+@pytest.mark.parametrize("call", ["os.link", "fcntl.flock", "os.fsync"])
+def test_a_disk_that_fails_is_not_taken_for_one_that_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    lacking(call, errno.EIO, monkeypatch)
+    with pytest.raises(StoreError, match="Input/output error"):
+        check(LocalStore(tmp_path))
 
 
 class Careless(LocalStore):

@@ -7,8 +7,10 @@ import hashlib
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,8 +19,10 @@ from botocore.config import Config
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError, UsageError
 from tasks.storage import ObjectStore, open_store
-from tasks.storage.s3 import ATTEMPTS, CONFIG, client
+from tasks.storage.probe import check
+from tasks.storage.s3 import ATTEMPTS, CONFIG, FIRST_ANSWER, SMALL, client
 from tests import s3, tls
+from tests.faults.proxy import Conditions, proxying
 from tests.s3 import Reply, failure
 
 ONCE = Config(retries={"total_max_attempts": 1}, connect_timeout=1)
@@ -174,6 +178,18 @@ def test_a_certificate_of_an_unknown_authority_is_refused(pem: Path) -> None:
     assert not sent
 
 
+@pytest.mark.parametrize(("since", "until", "why"), [(-9, -2, "has expired"), (2, 9, "is not yet valid")])
+def test_a_certificate_of_another_day_names_the_clock(tmp_path: Path, since: int, until: int, why: str) -> None:
+    with connected(tls.certificate(tmp_path, since, until), Reply(200)) as (store, sent):
+        message = error_of(store)
+        endpoint = os.environ["AWS_ENDPOINT_URL_S3"]
+    assert message.startswith(
+        f"the certificate of {endpoint} is not valid now: certificate {why}. Check this machine's"
+    )
+    assert f"clock, which says {datetime.now(UTC):%Y-%m-%d}" in message
+    assert not sent
+
+
 def moved(endpoint: str) -> dict[str, str]:
     return {"AWS_ENDPOINT_URL_S3": endpoint}
 
@@ -253,6 +269,25 @@ def test_an_endpoint_that_gives_no_answer_is_named(pem: Path, verb: str, act: tl
     with connected(pem, act, config=ONCE.merge(Config(read_timeout=0.5))) as (store, _):
         endpoint = os.environ["AWS_ENDPOINT_URL_S3"]
         assert error_of(store, verb).startswith(f"{endpoint} {why}. {CHECK_NETWORK}")
+
+
+def test_an_endpoint_that_never_answered_costs_a_minute_and_one_that_did_has_more_time(pem: Path) -> None:
+    patient = ONCE.merge(Config(read_timeout=1.5))
+    with patch("tasks.storage.s3.FIRST_ANSWER", 0.3), connected(pem, "hang", config=patient) as (store, _):
+        assert seconds_of(lambda: error_of(store)) < 1
+        assert seconds_of(lambda: error_of(store, "list")) < 1
+        with pytest.raises(StoreError):
+            assert seconds_of(lambda: store.put("key", bytes(SMALL + 1))) > 1.5, "it may take this long to store it"
+    with patch("tasks.storage.s3.FIRST_ANSWER", 0.3), connected(pem, page(), "hang", config=patient) as (store, _):
+        list(store.list(""))
+        assert seconds_of(lambda: error_of(store)) > 1.5
+    assert 4 * FIRST_ANSWER + 7 <= 63, "four attempts, and the longest waits between them"
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
 
 
 @pytest.mark.parametrize("act", [Reply(503), "drop"])
@@ -444,6 +479,38 @@ def test_a_conditional_write_that_fails_otherwise_says_nothing_of_conditions(
     with connected(pem, answer) as (store, _), pytest.raises(StoreError) as caught:
         write(store)
     assert type(caught.value) is StoreError
+
+
+@pytest.mark.parametrize("conditions", ["as they are", "refused", "ignored", "unquoted only"])
+def test_a_server_that_refuses_checksums_gets_none(bucket: str, s3_server: str, conditions: Conditions) -> None:
+    with proxying(s3_server, conditions) as proxy:
+        expected = check(open_store(bucket))
+        proxy.unknown_header = "x-amz-checksum-sha256"
+        proxy.requests.clear()
+        store = open_store(bucket)
+        assert check(store) == expected
+        store.put("key", b"data")
+        assert store.get("key").data == b"data"
+        assert [request.status for request in proxy.requests].count(400) == 1
+
+
+@pytest.mark.parametrize("write", CONDITIONAL)
+def test_a_conflict_shows_that_the_checksum_was_refused_and_not_the_condition(
+    pem: Path, write: Callable[[ObjectStore], None]
+) -> None:
+    acts = [failure(400, "InvalidArgument"), failure(412, "PreconditionFailed"), Reply(200, b"another's"), Reply(200)]
+    with connected(pem, *acts) as (store, sent):
+        with pytest.raises(KeyConflict):
+            write(store)
+        store.put("key", b"data")
+    assert ["x-amz-checksum-sha256" in request.headers for request in sent] == [True, False, False, False]
+
+
+def test_a_server_that_took_a_checksum_is_asked_once_only(pem: Path) -> None:
+    with connected(pem, Reply(200), failure(400, "InvalidArgument")) as (store, sent):
+        store.put("key", b"data")
+        assert error_of(store).startswith("the server answered 400 InvalidArgument")
+    assert len(sent) == 2
 
 
 def test_only_what_should_have_been_replaced_can_be_missing(pem: Path) -> None:
