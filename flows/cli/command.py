@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.settings import Settings
+from tasks.settings import OF_ONE_RUN, Settings
 
 
 class Command(NamedTuple):
@@ -25,5 +25,5 @@ class Command(NamedTuple):
 
 
 # The settings and an option of `up` and `deploy`.
-DEPLOYED = [name for name in Settings.model_fields if name != "refresh"]
+DEPLOYED = [name for name in Settings.model_fields if name not in OF_ONE_RUN]
 OVERWRITE = {"action": "store_true", "help": "set what was changed on the server since the last deploy too"}

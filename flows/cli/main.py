@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except RetrainError as error:
         if options.command is run.run:
-            report_error(error)
+            report_error(error, options.report_dir)
         if options.debug:
             raise
         print(f"retrain: {error}", file=sys.stderr)
@@ -128,7 +128,9 @@ def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 def _argument(field: FieldInfo) -> dict[str, Any]:
     """The keywords of `add_argument` for a field. `Settings` checks type and bounds, so the option takes any text."""
     text = (field.description or "").replace("%", "%%")
-    with_default = f"{text} Default: {field.default}." if field.default not in {(), None} else text
+    with_default = f"{text} Default: {field.default}." if field.default not in {(), None, ""} else text
+    if field.annotation is bool:
+        return {"action": "store_true", "help": text}
     if get_origin(field.annotation) is tuple:
         names = get_args(get_args(field.annotation)[0])
         if names:
