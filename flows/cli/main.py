@@ -6,7 +6,7 @@
     retrain gc | cache | doctor | config | init
 
 The settings of `tasks.settings` are options, `RETRAIN_*` variables and keys of `retrain.toml`: see `flows.cli.config`.
-Exit codes: 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
+Exit codes: 0 published, unchanged or passed, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
 results to standard output. Only `run`, `up` and `deploy` import Prefect, and only the steps that need it import
 TensorFlow.
 """
