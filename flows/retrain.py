@@ -16,6 +16,7 @@ from flows.turn import gives_way
 from tasks.caching.steps import Run
 from tasks.download import download
 from tasks.export import export_candidate
+from tasks.gate.baselines import open_baselines
 from tasks.judge import find_baselines, judge, report_facts
 from tasks.learning.device import resolve
 from tasks.load_back import load_back_candidate
@@ -25,8 +26,18 @@ from tasks.record import record
 from tasks.report.provenance import provenance
 from tasks.report.step import report
 from tasks.running.liveness import beats
-from tasks.settings import Data, DeviceChoice, GateSettings, RecipeSettings, Seeds, StepName, TrainOn, defaults_for
-from tasks.storage.probe import RUN_FOLDERS, check
+from tasks.settings import (
+    Data,
+    DeviceChoice,
+    GateSettings,
+    RecipeSettings,
+    Seeds,
+    StepName,
+    TrainOn,
+    defaults_for,
+    judges_only,
+)
+from tasks.storage.probe import check, folders_of_run
 from tasks.values import Outcome
 
 
@@ -49,6 +60,9 @@ def retrain(
     seeds: Seeds = 1,
     store: str = "./store",
     refresh: tuple[StepName, ...] = (),
+    dry_run: bool = False,
+    require_champion: bool = False,
+    baseline: str = "",
     force_publish: str = "",
 ) -> State[Outcome]:
     """Retrain the model and publish it if it passes the gate.
@@ -62,11 +76,16 @@ def retrain(
         seeds: How many seeds to train, from the recipe's on; the median model by accuracy is judged.
         store: Where results, models and reports are stored: s3://bucket/prefix, file:///folder or a path.
         refresh: Steps to compute again instead of reusing their cached results.
+        dry_run: Judge only: publish nothing, also if the model passes the gate.
+        require_champion: Fail before the training if there is no champion to compare with.
+        baseline: Another store, which is only read: its champion is what the model is compared with. Implies dry_run
+            and require_champion; empty: the run's own store.
         force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
     """
+    dry_run = judges_only(dry_run, baseline, force_publish)
     run = Run(id=str(flow_run.id), url=store, refresh=refresh)
-    # Before any work, so that a store that cannot be written does not cost a training.
-    capabilities = check(run.store, (*RUN_FOLDERS, f"models/{data.dataset}/"))
+    capabilities = check(run.store, folders_of_run(data.dataset, dry_run))  # before a training is spent
+    versions = open_baselines(data.dataset, baseline, require_champion, capabilities, run)
     kind = resolve(device, train_on)
     plan, limits = defaults_for(data.dataset, recipe, gate)
 
@@ -74,18 +93,17 @@ def retrain(
     prepared = preprocess(source.files, data.validation_fraction, data.split_seed, run)
     trainings = train_seeds(prepared, plan, seeds, kind, train_on, run)
     candidate = evaluate_median(trainings, prepared, run)
-    candidate = load_back_candidate(candidate, run)
-    candidate = export_candidate(candidate, run)
+    candidate = export_candidate(load_back_candidate(candidate, run), run)
     origin = provenance(source.source, run.seconds)
 
     receipt = None
     while receipt is None:  # once, unless another run changes the champion between judging and publishing
-        baselines = find_baselines(candidate, capabilities, run)
+        baselines = find_baselines(candidate, versions, run)
         decision = judge(candidate, baselines, limits, force_publish, run)
         facts = report_facts(candidate, decision, baselines, origin, run)
         reports = report(facts, run)
         recorded = record(prepared.dataset, decision, reports, run)
-        if decision.verdict != "publish":
+        if decision.verdict != "publish" or dry_run:
             return nothing_published(decision, baselines, recorded, run)
         receipt = publish(facts, reports, baselines, capabilities, run).receipt
     return published(decision, receipt, recorded, run)

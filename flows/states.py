@@ -2,6 +2,7 @@
 
 Published   Completed: a new version is the champion
 Unchanged   Completed: a version with these weights exists already
+Passed      Completed: the model passes the gate, and the run only judges
 Rejected    Failed: the gate rejected the model; its name tells it from an error
 """
 
@@ -28,9 +29,12 @@ def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) 
 
 
 def nothing_published(decision: Decision, baselines: Baselines, recorded: Record, run: Run) -> State[Outcome]:
-    """Completed as Unchanged for weights that are published already; Failed as Rejected if the gate rejects."""
+    """Completed as Unchanged for weights that are published already, or as Passed; Failed as Rejected by the gate."""
     if decision.verdict == "no change" and baselines.same_weights:
         return published(decision, baselines.same_weights, recorded, run)
+    if decision.verdict == "publish":  # a dry run
+        message = f"{accuracy_line(decision)}. Nothing was published (dry run). Report: {recorded.report}"
+        return Completed(name="Passed", message=message, data=_outcome("passed", decision, None, recorded, run))
     outcome = _outcome("rejected", decision, None, recorded, run)
     message = f"{verdict_line(decision)}. Report: {recorded.report}"
     return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))

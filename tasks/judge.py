@@ -24,19 +24,18 @@ from tasks.report.facts import Facts
 from tasks.report.formatting import gate_rows, verdict_line
 from tasks.report.prefect_artifacts import show_table
 from tasks.settings import Gate
-from tasks.storage.probe import Capabilities
 from tasks.values import Artifact, Decision, Override, Provenance
 
 LOG = logging.getLogger("retrain.judge")
 
 
-def find_baselines(candidate: Candidate, capabilities: Capabilities, run: Run) -> Baselines:
+def find_baselines(candidate: Candidate, registry: Registry, run: Run) -> Baselines:
     """Read champion and pinned reference from the registry.
 
     Raises:
-        RegistryError: The pointer to the champion is damaged.
+        RegistryError: The pointer to the champion is damaged, or there is no champion where one is required.
     """
-    return read_baselines(candidate, Registry(run.store, candidate.prepared.dataset, capabilities), reevaluate, run)
+    return read_baselines(candidate, registry, reevaluate, run)
 
 
 def report_facts(candidate: Candidate, decision: Decision, baselines: Baselines, origin: Provenance, run: Run) -> Facts:

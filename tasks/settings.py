@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
+from tasks.errors import UsageError
 from tasks.values import Value
 
 T = TypeVar("T", bound=Value)
@@ -173,6 +174,15 @@ class Settings(Data, RecipeSettings, GateSettings, Schedule):
     refresh: tuple[StepName, ...] = Field(
         (), description="Steps to compute anew instead of reusing their cached results."
     )
+    dry_run: bool = Field(False, description="Judge only: publish nothing, also if the model passes the gate.")
+    require_champion: bool = Field(
+        False, description="Fail before the training if there is no champion to compare with."
+    )
+    baseline: str = Field(
+        "",
+        description="Another store, which is only read: its champion and its pinned version are what the model is "
+        "compared with. Implies dry_run and require_champion.",
+    )
 
     @field_validator("mirror", "refresh", mode="before")
     @classmethod
@@ -185,8 +195,20 @@ class Settings(Data, RecipeSettings, GateSettings, Schedule):
         return kind(**{name: getattr(self, name) for name in kind.model_fields if name in self.model_fields_set})
 
 
-# The sections of `retrain.toml`; every other setting but `refresh` stands above them.
+# What belongs to one run: neither in a file of settings nor in a deployment.
+OF_ONE_RUN = ("refresh", "dry_run", "require_champion", "baseline")
+
+# The sections of `retrain.toml`; every other setting but those of one run stands above them.
 SECTIONS: dict[str, type[Value]] = {"data": Data, "recipe": RecipeSettings, "gate": GateSettings, "schedule": Schedule}
+
+
+def judges_only(dry_run: bool, baseline: str, force_publish: str) -> bool:
+    """Whether a run publishes nothing. Raises UsageError for one that is to publish all the same."""
+    judges = dry_run or bool(baseline)
+    if judges and force_publish:
+        name = "--baseline" if baseline else "--dry-run"
+        raise UsageError(f"cannot use --force-publish with {name}", "such a run publishes nothing", "Omit one of them.")
+    return judges
 
 
 def home() -> Path:

@@ -277,9 +277,9 @@ class Record(Value):
 
 
 class Outcome(Value):
-    """How a run ended."""
+    """How a run ended; "passed" is a model that passes the gate in a run that only judges."""
 
-    verdict: Literal["published", "already published", "rejected"]
+    verdict: Literal["published", "already published", "passed", "rejected"]
     run: str
     store: str
     decision: Decision

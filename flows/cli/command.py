@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.settings import Settings
+from tasks.settings import OF_ONE_RUN, Settings
 
 
 class Command(NamedTuple):
@@ -75,5 +75,5 @@ def _number(text: str, least: int, most: int | None) -> int:
 LONGEST = 36_500
 
 # The settings and an option of `up` and `deploy`.
-DEPLOYED = [name for name in Settings.model_fields if name != "refresh"]
+DEPLOYED = [name for name in Settings.model_fields if name not in OF_ONE_RUN]
 OVERWRITE = {"action": "store_true", "help": "set what was changed on the server since the last deploy too"}

@@ -49,11 +49,7 @@ def read_settings(options: argparse.Namespace, fields: Collection[str], file: Pa
     written = _from_file(file) if file else {}
     if "cron" not in fields:
         written = {name: given for name, given in written.items() if PLACES[name] != "schedule"}
-    typed = {
-        name: Given(value, flag(name))
-        for name in Settings.model_fields
-        if (value := getattr(options, name, None)) is not None
-    }
+    typed = {name: Given(value, flag(name)) for name in fields if (value := getattr(options, name, None)) is not None}
     return {**written, **_from_environment(os.environ), **typed}
 
 

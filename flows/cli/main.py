@@ -6,7 +6,7 @@
     retrain gc | cache | doctor | config | init
 
 The settings of `tasks.settings` are options, `RETRAIN_*` variables and keys of `retrain.toml`: see `flows.cli.config`.
-Exit codes: 0 published or already published, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
+Exit codes: 0 published, unchanged or passed, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
 results to standard output. Only `run`, `up` and `deploy` import Prefect, and only the steps that need it import
 TensorFlow.
 """
@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return code
     except RetrainError as error:
         if options.command is run.run:
-            report_error(error)
+            report_error(error, options.report_dir)
         if options.debug:
             raise
         tell(str(error))
@@ -158,7 +158,9 @@ def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
 def _argument(field: FieldInfo) -> dict[str, Any]:
     """The keywords of `add_argument` for a field. `Settings` checks type and bounds, so the option takes any text."""
     text = (field.description or "").replace("%", "%%")
-    with_default = f"{text} Default: {field.default}." if field.default not in {(), None} else text
+    with_default = f"{text} Default: {field.default}." if field.default not in {(), None, ""} else text
+    if field.annotation is bool:
+        return {"action": "store_true", "help": text}
     if get_origin(field.annotation) is tuple:
         names = get_args(get_args(field.annotation)[0])
         if names:

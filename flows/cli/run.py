@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import cast
 
 from flows.cli.background import running_server
-from flows.cli.ci_job import write_reports
+from flows.cli.ci_job import clear_reports, write_reports
 from flows.cli.command import Command, reason
 from flows.cli.preload import preload
 from flows.cli.progress import show_progress
 from flows.cli.streams import show
 from flows.cli.summary import as_json, as_text
 from tasks.errors import GateRejected, MirrorsUnreachable
-from tasks.settings import Data, GateSettings, RecipeSettings, Settings
+from tasks.settings import OF_ONE_RUN, Data, GateSettings, RecipeSettings, Settings, judges_only
 from tasks.values import Outcome
 
 LOG = logging.getLogger("retrain")
@@ -26,9 +26,12 @@ LOG = logging.getLogger("retrain")
 
 def run(options: argparse.Namespace) -> int:
     """`retrain run`."""
+    settings, force_publish = options.settings, options.force_publish or ""
+    judges_only(settings.dry_run, settings.baseline, force_publish)  # before a server starts
+    clear_reports(options.report_dir)
     show_progress()
     try:
-        outcome = _run(options.settings, options.or_digits, options.force_publish or "")
+        outcome = _run(settings, options.or_digits, force_publish)
     except GateRejected as rejection:
         if not isinstance(rejection.outcome, Outcome):
             raise
@@ -59,7 +62,7 @@ def _call_flow(settings: Settings, force_publish: str) -> Outcome:
     from flows.retrain import retrain
 
     cards = {"data": settings.card(Data), "recipe": settings.card(RecipeSettings), "gate": settings.card(GateSettings)}
-    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", "refresh")}
+    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", *OF_ONE_RUN)}
     where = settings.train_on or "here"
     state = retrain(**cards, **others, train_on=where, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())
@@ -73,7 +76,8 @@ COMMANDS = [
             "--report-dir": {
                 "type": Path,
                 "metavar": "DIR",
-                "help": "write report.html, .json and .md there as well, junit.xml, and comment.md for a pull request",
+                "help": "write report.html, .json and .md there as well, junit.xml, and comment.md for a pull request; "
+                "files of these names that an earlier run has left are deleted first",
             },
             "--json": {"action": "store_true", "help": "print one JSON object instead of the summary"},
             "--or-digits": {
@@ -88,7 +92,8 @@ COMMANDS = [
             },
         },
         fields=[name for name in Settings.model_fields if name not in {"cron", "timezone", "notify"}],
-        description="Download, preprocess, train, evaluate, judge, publish. Cached results are reused. "
+        description="Download, preprocess, train, evaluate, judge, publish; with --dry-run all but that. "
+        "Cached results are reused. "
         "Every option is also an environment variable: --min-accuracy is RETRAIN_MIN_ACCURACY.",
     ),
 ]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tasks.report.formatting import accuracy_line, duration, gate_rows, verdict_line
-from tasks.values import Outcome, StepRun
+from tasks.values import Decision, Outcome, StepRun
 
 
 def as_json(outcome: Outcome) -> str:
@@ -23,15 +23,21 @@ def as_text(outcome: Outcome) -> str:
 def _verdict(outcome: Outcome) -> str:
     decision, receipt = outcome.decision, outcome.receipt
     line = f"{accuracy_line(decision)}."
+    if outcome.verdict == "passed":
+        return f"PASSED: {line}{_remark(decision)} Nothing was published (--dry-run)."
     if receipt is None:
         return f"REJECTED: {line} Nothing was published."
     if decision.override:
         line = f"{line}\n{verdict_line(decision)}."
     elif decision.remark and (receipt.new or receipt.version != receipt.champion):
-        line = f"{line} {decision.remark[:1].upper()}{decision.remark[1:]}."
+        line += _remark(decision)
     if receipt.new:
         return f"PUBLISHED {receipt.model} version {receipt.version}: {line}"
     return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}"
+
+
+def _remark(decision: Decision) -> str:
+    return f" {decision.remark[:1].upper()}{decision.remark[1:]}." if decision.remark else ""
 
 
 def _gate(outcome: Outcome) -> list[str]:

@@ -23,6 +23,8 @@ from tasks.gate.candidate import Candidate
 from tasks.gate.comparison import Comparison, compare
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pin, Pointer
+from tasks.storage import open_store
+from tasks.storage.probe import Capabilities
 from tasks.values import Artifact, Decision, Evaluation, Examples, Receipt, Value
 
 LOG = logging.getLogger("retrain.judge")
@@ -46,12 +48,54 @@ class Baseline(Value):
     problem: str = ""
 
 
+class RegistryWithChampion(Registry):
+    """A registry in which a candidate has something to be compared with, or there is an error."""
+
+    def champion(self) -> Pointer:
+        """The champion. Raises RegistryError if there is none, or if it is damaged."""
+        champion = super().champion()
+        if champion is None:
+            raise RegistryError(
+                f"cannot compare with the champion of {self.model}",
+                f"there is none in {self._store.url}",
+                "Publish one there first, or check the store's address.",
+            )
+        return champion
+
+
+def open_baselines(model: str, baseline: str, require_champion: bool, capabilities: Capabilities, run: Run) -> Registry:
+    """The registry of the versions that a candidate is compared with.
+
+    Args:
+        model: The model's name.
+        baseline: Another store, which is read and neither probed nor written; "" for the run's own.
+        require_champion: Whether there has to be a champion. In another store there always has.
+        capabilities: What the run's own store can do.
+        run: The run, with its store.
+
+    Raises:
+        RegistryError: There is no champion and there has to be one, or it is damaged.
+        StoreError: The store cannot be read.
+        UsageError: The address of the other store cannot be used.
+    """
+    if not baseline:
+        registry = RegistryWithChampion if require_champion else Registry
+        opened = registry(run.store, model, capabilities)
+        if require_champion:
+            opened.champion()
+        return opened
+    store = open_store(baseline)
+    champion = RegistryWithChampion(store, model).champion()
+    unwritten = Capabilities(create="refused", swap="refused", decides=champion.decides)
+    return RegistryWithChampion(store, model, unwritten)
+
+
 class Baselines(Value):
     """What the candidate is compared with, and the state of the registry at that moment.
 
     `publish_id` identifies the champion: a publish requires it to be unchanged. `same_weights` is the version that
-    already has the candidate's weights, `remark` names it, and `published_decision` is the decision with which it was
-    published, None if that was on another test set.
+    already has the candidate's weights, `remark` names it. `published_decision` and `published_comparison` are those
+    with which it was published, None if that was on another test set.
     """
 
     champion: Baseline | None = None
@@ -60,6 +104,7 @@ class Baselines(Value):
     same_weights: Receipt | None = None
     remark: str = ""
     published_decision: Decision | None = None
+    published_comparison: Comparison | None = None
 
 
 def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevaluate, run: Run) -> Baselines:
@@ -87,8 +132,11 @@ def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevalu
     if same.version != pointer.version:
         remark += f", and version {pointer.version} was put back in its place"
     receipt = registry.receipt(same.version, pointer, new=False)
-    published = _decision(same) if _test_set(same) == lookup.test_set else None
-    return baselines.model_copy(update={"same_weights": receipt, "remark": remark, "published_decision": published})
+    update: dict[str, object] = {"same_weights": receipt, "remark": remark}
+    if _test_set(same) == lookup.test_set and (published := _decision(same)):
+        comparison = _published_comparison(same.version, registry)
+        update |= {"published_decision": published, "published_comparison": comparison}
+    return baselines.model_copy(update=update)
 
 
 def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) -> Comparison | None:
@@ -97,7 +145,7 @@ def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) 
     For weights that are published already: the comparison in the report that they were published with.
     """
     if baselines.same_weights:
-        return _published_comparison(baselines.same_weights, run) if baselines.published_decision else None
+        return baselines.published_comparison
     champion = baselines.champion
     if champion is None or champion.predictions is None:
         return None
@@ -156,9 +204,9 @@ def _unusable(name: str, error: RegistryError | ModelFileError | TrainingError) 
     return Baseline(name=name, problem=f"{error.what}: {error.why.rstrip('.')}. {WAY_OUT}")
 
 
-def _published_comparison(same: Receipt, run: Run) -> Comparison | None:
+def _published_comparison(version: int, registry: Registry) -> Comparison | None:
     try:
-        report = json.loads(Registry(run.store, same.model).read(same.version, "report.json"))
+        report = json.loads(registry.read(version, "report.json"))
         return Comparison.model_validate(report.get("comparison"))
     except (RegistryError, ValueError, AttributeError):  # the last two: no JSON object, or one without a comparison
         return None

@@ -9,13 +9,21 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from tasks.errors import RetrainError
 from tasks.report.facts import Document
 from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, headline, plain, table
 from tasks.report.markdown import comparison_section, markdown
-from tasks.values import Check
+from tasks.values import Check, Outcome
 
 # Characters that XML 1.0 excludes, escaped or not.
 NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# In bytes of UTF-8. GitHub drops a longer step summary, and refuses a comment of more characters.
+SUMMARY_LIMIT = 1024 * 1024
+COMMENT_LIMIT = 65_536
+
+# What a text ends with that was cut.
+CUT = "\n\n… cut here: see the report of this job.\n"
 
 
 def junit(document: Document) -> bytes:
@@ -46,6 +54,21 @@ def junit(document: Document) -> bytes:
         else:
             failure = ElementTree.SubElement(element, "failure", {"message": _xml(check.sentence), "type": "gate"})
             failure.text = text
+    return _document(root)
+
+
+def error_junit(error: RetrainError) -> bytes:
+    """junit.xml of a run that ended with an error instead of a verdict: one test case, with the error."""
+    counts = {"tests": "1", "failures": "0", "errors": "1", "time": "0"}
+    root = ElementTree.Element("testsuites", {"name": "retrain", **counts})
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "retrain", "skipped": "0", **counts})
+    case = ElementTree.SubElement(suite, "testcase", {"classname": "retrain", "name": "run", "time": "0"})
+    text, kind = _xml(str(error)), type(error).__name__
+    ElementTree.SubElement(case, "error", {"message": text, "type": kind}).text = text
+    return _document(root)
+
+
+def _document(root: ElementTree.Element) -> bytes:
     ElementTree.indent(root)
     xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return xml + b"\n"
@@ -65,35 +88,76 @@ def _xml(text: str) -> str:
     return NOT_XML.sub("\ufffd", text)
 
 
-def comment(document: Document, link: str) -> str:
+def comment(document: Document, outcome: str, link: str) -> str:
     """comment.md, for a pull request: verdict, gate, what changed against the champion, a link.
 
     Args:
         document: The content of report.json.
+        outcome: What `outcome_line` says; "" for nothing.
         link: The address of the report, or of the job that has it; "" for none.
     """
-    more = [f"[The whole report]({link})"] if link else []
-    return "\n\n".join([*_head(document), *_changes(document), *more]) + "\n"
+    return _with_link([*_head(document, outcome), *_changes(document)], "The whole report", link)
 
 
-def summary(document: Document) -> str:
-    """Markdown for GitHub's step summary: the content of the comment, the times of the steps, the report folded in."""
+def error_comment(error: RetrainError, link: str) -> str:
+    """comment.md of a run that ended with an error instead of a verdict; `link` as for `comment`."""
+    return _with_link([error_summary(error).strip()], "The job", link)
+
+
+def _with_link(sections: list[str], title: str, link: str) -> str:
+    end = f"\n\n[{title}]({link})\n" if link else "\n"
+    return cut("\n\n".join(sections), COMMENT_LIMIT - len(end)) + end
+
+
+def summary(document: Document, outcome: str, limit: int = SUMMARY_LIMIT) -> str:
+    """Markdown for GitHub's step summary: the content of the comment, the times of the steps, the report folded in.
+
+    The report is cut where all of it would take more bytes than `limit`.
+    """
     times = table([{"step": name, "seconds": duration(value)} for name, value in document.seconds])
-    folded = f"<details><summary>The whole report</summary>\n\n{markdown(document)}\n</details>"
-    return "\n\n".join([*_head(document), *_changes(document), times, folded]) + "\n"
+    head, report = "\n\n".join([*_head(document, outcome), *_changes(document), times]), markdown(document)
+    start, end = f"{head}\n\n<details><summary>The whole report</summary>\n\n", "\n</details>\n"
+    room = limit - len(start.encode(errors="replace")) - len(end)
+    return f"{start}{cut(report, room)}{end}" if room > len(CUT) * 2 else cut(f"{head}\n\n{report}", limit)
 
 
-def error_summary(error: str) -> str:
+def error_summary(error: RetrainError) -> str:
     """Markdown for GitHub's step summary of a run that ended with an error instead of a verdict."""
-    return f"## 💥 retrain failed\n\n{plain(error)}\n"
+    return f"## 💥 retrain failed\n\n{plain(str(error))}\n"
 
 
-def _head(document: Document) -> list[str]:
+def cut(text: str, limit: int) -> str:
+    """The text, or as many of its lines as fit into so many bytes of UTF-8, and a line that says so."""
+    data = text.encode(errors="replace")
+    if len(data) <= limit:
+        return text
+    room = limit - len(CUT.encode())
+    if room <= 0:
+        return ""
+    kept = data[:room].decode(errors="ignore")
+    return (kept[: kept.rfind("\n")] if "\n" in kept else kept) + CUT
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """What became of the model, and whether it was compared with any other: Markdown."""
+    version = outcome.receipt.version if outcome.receipt else 0
+    became = {
+        "published": f"Published as version {version}.",
+        "already published": f"Unchanged: version {version} is this model already.",
+        "passed": "Nothing was published: this run only judges.",
+        "rejected": "Nothing was published.",
+    }[outcome.verdict]
+    compared = any(check.loss for check in outcome.decision.checks)
+    return became if compared else f"{became} **Nothing was compared: there is no champion yet.**"
+
+
+def _head(document: Document, outcome: str) -> list[str]:
     decision = document.decision
     mark = "❌" if decision.verdict == "reject" else "⚠️" if decision.override else "✅"
     return [
         f"## {mark} {plain(document.model)}: {plain(badge(decision))}",
         f"{accuracy_line(decision).capitalize()}. {plain(headline(decision))}",
+        *([outcome] if outcome else []),
         table([_marked(check, row) for check, row in zip(decision.checks, gate_rows(decision), strict=True)]),
     ]
 

@@ -29,7 +29,7 @@ FALSE_CONDITION: dict[Answer, Condition] = {"landed": "ignored", "conflict": "en
 # An ETag that no object of the probe has.
 NO_TAG = '"00000000000000000000000000000000"'
 
-# What a run that trains and publishes writes below, beside `models/<model>/`.
+# What every run writes below.
 RUN_FOLDERS = ("cache/objects/", "checkpoints/", "runs/")
 
 # The rounds of `race`; each is for a new object.
@@ -51,6 +51,11 @@ class Capabilities(Value):
     def tag(self, etag: str) -> str:
         """An ETag in the form that this store's conditions need."""
         return etag.strip('"') if self.swap == "enforced without quotes" else etag
+
+
+def folders_of_run(model: str, judges_only: bool) -> tuple[str, ...]:
+    """What a run writes below: with a model that it may publish, its versions too."""
+    return RUN_FOLDERS if judges_only else (*RUN_FOLDERS, f"models/{model}/")
 
 
 def check(store: ObjectStore, folders: Sequence[str] = ()) -> Capabilities:

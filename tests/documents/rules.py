@@ -230,6 +230,8 @@ def _default(action: argparse.Action) -> Any:
     if action.dest in Settings.model_fields:
         recipe, gate = DEFAULTS["mnist"]
         default = Settings.model_fields[action.dest].default
+        if default is False:
+            return "off"
         return (recipe.model_dump() | gate.model_dump()).get(action.dest, default) if default != () else None
     return "off" if action.default is False else None
 

@@ -15,24 +15,26 @@ from flows.retrain import retrain
 from tasks.data import idx
 from tasks.data.arrays import from_npz, to_npz
 from tasks.data.datasets import DATASETS
-from tasks.errors import ChampionMoved, GateRejected
+from tasks.errors import ChampionMoved, GateRejected, RegistryError, UsageError
+from tasks.export import export_candidate
 from tasks.judge import report_facts
 from tasks.publish import ROUNDS
 from tasks.registry import Registry
-from tasks.settings import Data, Gate, Recipe
+from tasks.settings import Data, GateSettings, RecipeSettings
 from tasks.storage import ObjectStore, open_store
 from tasks.values import Decision, Outcome
+from tests.faults.proxy import Fault, proxying
 from tests.mirrors import CONTENTS, Contents, Mirror, gzipped, serving, spec_for
 
-GOOD = Recipe(epochs=3, batch_size=32)
-WORSE = Recipe(epochs=1, batch_size=32, learning_rate=0.0001)
+GOOD = RecipeSettings(epochs=3, batch_size=32)
+WORSE = RecipeSettings(epochs=1, batch_size=32, learning_rate=0.0001)
 # Only the row of the champion.
-GATE = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
+GATE = GateSettings(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def job(store: ObjectStore, mirror: Mirror, recipe: Recipe = GOOD, **more: Any) -> State[Outcome]:
+def job(store: ObjectStore, mirror: Mirror, recipe: RecipeSettings = GOOD, **more: Any) -> State[Outcome]:
     data, gate = Data(mirror=(mirror.url,)), more.pop("gate", GATE)
     return cast(State[Outcome], retrain(data, recipe, gate, device="cpu", store=store.url, return_state=True, **more))
 
@@ -137,7 +139,7 @@ def test_a_champion_of_another_test_set_is_evaluated_again(
     monkeypatch.setitem(DATASETS, "mnist", spec_for(other))
     with serving(gzipped(other)) as serves:
         # The checksums of the data set are not in the cache key, because they change only with their module.
-        new = {"gate": Gate(**_lenient()), "refresh": ("download",)}
+        new = {"gate": GateSettings(**_lenient()), "refresh": ("download",)}
         result = outcome(job(local, serves, GOOD.model_copy(update={"seed": 1}), **new))
         steps = {step.name: step.cached for step in result.steps}
         assert steps["reevaluate"] is False
@@ -189,7 +191,7 @@ def test_a_champion_that_cannot_be_read_rejects_until_somebody_decides(
     job(local, mirror)
     spoil(local, *names)
     better = GOOD.model_copy(update={"epochs": 6})
-    state = job(local, mirror, better, gate=Gate(**{**_lenient(), "max_regression": 1.0}))
+    state = job(local, mirror, better, gate=GateSettings(**{**_lenient(), "max_regression": 1.0}))
     assert state.name == "Rejected"
     decision = outcome(state).decision
     assert failed(decision) == ["loss to champion v1"]
@@ -224,6 +226,139 @@ def test_a_damaged_pin_rejects_until_it_is_removed(local: ObjectStore, mirror: M
     assert (result.verdict, failed(result.decision)) == ("rejected", ["loss to reference"])
     assert main(["unpin", "--store", local.url]) == 0
     assert outcome(job(local, mirror)).verdict == "already published"
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file and folder below it, with its time of change and its bytes."""
+    paths = [folder, *folder.rglob("*")]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
+
+
+def test_a_dry_run_judges_and_publishes_nothing(store: ObjectStore, mirror: Mirror) -> None:
+    state = job(store, mirror, dry_run=True)
+    first = outcome(state)
+    assert (state.name, state.is_completed(), first.verdict, first.receipt) == ("Passed", True, "passed", None)
+    assert "Nothing was published (dry run)" in str(state.message)
+    assert first.decision.remark == "no champion yet"
+    assert not list(store.list("models/"))
+    assert b"Passed the gate" in store.get(f"runs/{first.run}/report.html").data
+
+    published = outcome(job(store, mirror))
+    assert published.verdict == "published"
+    assert all(step.cached for step in published.steps if step.name in {"train", "evaluate", "load_back", "export"})
+    models = [(entry.key, store.get(entry.key).etag) for entry in store.list("models/")]
+    for _ in range(2):  # the second one is not compared with the first
+        state = job(store, mirror, GOOD.model_copy(update={"seed": 3}), gate=GateSettings(**_lenient()), dry_run=True)
+        again = outcome(state)
+        assert (state.name, again.verdict, again.decision.remark) == ("Passed", "passed", "")
+        assert again.decision.checks[-1].name == "loss to champion v1"
+    state = job(store, mirror, WORSE, dry_run=True)
+    assert (state.name, failed(outcome(state).decision)) == ("Rejected", ["loss to champion v1"])
+    state = job(store, mirror, dry_run=True)
+    assert (state.name, outcome(state).verdict) == ("Unchanged", "already published")
+    assert [(entry.key, store.get(entry.key).etag) for entry in store.list("models/")] == models
+
+
+def test_a_run_that_requires_a_champion_ends_before_the_download_where_there_is_none(
+    store: ObjectStore, mirror: Mirror
+) -> None:
+    for dry_run in (False, True):
+        state = job(store, mirror, require_champion=True, dry_run=dry_run)
+        assert state.name == "Failed"
+        with pytest.raises(RegistryError) as error:
+            state.result()
+        assert str(error.value).startswith(
+            f"cannot compare with the champion of mnist: there is none in {store.url}. Publish one there first"
+        )
+        assert mirror.asked == []
+    job(store, mirror)
+    assert outcome(job(store, mirror, require_champion=True)).verdict == "already published"
+
+
+def test_a_champion_that_is_gone_by_the_time_of_the_judgement_is_an_error_where_one_is_required(
+    local: ObjectStore, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job(local, mirror)
+
+    def lose(*arguments: Any) -> Any:
+        for entry in list(local.list("models/")):
+            local.delete(entry.key)
+        return export_candidate(*arguments)
+
+    monkeypatch.setattr("flows.retrain.export_candidate", lose)
+    state = job(local, mirror, WORSE, require_champion=True)
+    with pytest.raises(RegistryError, match="cannot compare with the champion of mnist: there is none"):
+        state.result()
+    assert not list(local.list("models/"))
+
+
+def test_a_baseline_in_another_bucket_is_read_with_credentials_that_may_not_write(
+    bucket: str, s3_server: str, mirror: Mirror, local: ObjectStore
+) -> None:
+    main_store = open_store(f"{bucket}/main")
+    job(main_store, mirror)
+    assert main(["pin", "1", "--store", main_store.url]) == 0
+    denied = Fault("status", method="PUT|POST|DELETE", times=1000, status=403, code="AccessDenied")
+    with proxying(s3_server) as proxy:
+        proxy.faults.append(denied)
+        state = job(local, mirror, WORSE, baseline=main_store.url)
+        worse = outcome(state)
+        assert (state.name, worse.verdict) == ("Rejected", "rejected")
+        assert failed(worse.decision) == ["loss to champion v1", "loss to reference v1"]
+        state = job(local, mirror, baseline=main_store.url)
+        same = outcome(state)
+        assert (state.name, same.verdict) == ("Unchanged", "already published")
+        assert same.receipt
+        assert (same.receipt.version, same.receipt.new) == (1, False)
+        assert same.receipt.url == registry_of(main_store).receipt(1, cast(Any, _champion(main_store)), new=False).url
+        better = GOOD.model_copy(update={"seed": 1})
+        state = job(local, mirror, better, gate=GateSettings(**_lenient()), baseline=main_store.url)
+        assert (state.name, outcome(state).verdict) == ("Passed", "passed")
+        assert {request.method for request in proxy.requests} == {"GET"}
+        assert (denied.times, denied.after) == (1000, 0), "no write was tried"
+    assert b"Compared with the champion" in local.get(f"runs/{outcome(state).run}/report.html").data
+    assert not list(local.list("models/"))
+    assert len({entry.key.split("/")[1] for entry in local.list("runs/")}) == 3
+
+
+def _champion(store: ObjectStore) -> object:
+    return registry_of(store).champion()
+
+
+def test_a_baseline_in_a_folder_is_evaluated_again_without_a_change_there(
+    tmp_path: Path, mirror: Mirror, local: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "main"
+    job(open_store(str(folder)), mirror)
+    before = content(folder)
+    labels = idx.decode(CONTENTS["test_labels"], "labels", (300,)).copy()
+    labels[:7] = (labels[:7] + 1) % 10
+    other: Contents = {**CONTENTS, "test_labels": idx.encode(labels)}
+    monkeypatch.setitem(DATASETS, "mnist", spec_for(other))
+    with serving(gzipped(other)) as serves:
+        result = outcome(job(local, serves, WORSE, baseline=str(folder)))
+        assert {step.name: step.cached for step in result.steps}["reevaluate"] is False
+        assert failed(result.decision) == ["loss to champion v1"]
+    assert content(folder) == before
+
+
+def test_a_baseline_without_a_champion_is_an_error_and_no_folder_appears(
+    tmp_path: Path, mirror: Mirror, local: ObjectStore
+) -> None:
+    state = job(local, mirror, baseline=str(tmp_path / "mistyped"))
+    with pytest.raises(RegistryError, match=r"there is none in file://.*/mistyped\. Publish one there first"):
+        state.result()
+    assert mirror.asked == []
+    assert not (tmp_path / "mistyped").exists()
+    assert not list(local.list("cache/"))
+
+
+@pytest.mark.parametrize("more", [{"dry_run": True}, {"baseline": "s3://bucket/main"}])
+def test_a_run_that_only_judges_cannot_be_forced(local: ObjectStore, mirror: Mirror, more: dict[str, Any]) -> None:
+    state = job(local, mirror, force_publish="the audit wants it", **more)
+    with pytest.raises(UsageError, match=r"cannot use --force-publish with --(dry-run|baseline)"):
+        state.result()
+    assert mirror.asked == []
 
 
 @pytest.fixture

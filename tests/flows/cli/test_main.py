@@ -299,6 +299,51 @@ def test_the_environment_sets_what_the_command_line_does_not(monkeypatch: pytest
     assert gate.model_fields_set == {"min_accuracy"}, "limits that nobody chose stay unset"
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("true", True), ("YES", True), ("0", False), ("false", False), ("", False)]
+)
+def test_switches_are_options_and_variables(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dry_run", "require_champion"):
+        monkeypatch.setenv(f"RETRAIN_{name.upper()}", value)
+        assert getattr(_settings(parser().parse_args(["run"])), name) is expected
+        assert getattr(_settings(parser().parse_args(["run", f"--{name.replace('_', '-')}"])), name) is True
+
+
+def test_a_switch_of_one_run_is_no_setting_of_another_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (["deploy", "--dry-run"], ["gc", "--dry-run"]):
+        assert _settings(parser().parse_args(command)).dry_run is False
+
+
+def test_a_switch_that_is_neither_yes_nor_no_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RETRAIN_DRY_RUN", "perhaps")
+    assert main(["run"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "retrain: cannot use RETRAIN_DRY_RUN 'perhaps': input should be a valid b"
+    )
+
+
+def test_a_run_that_only_judges_says_so(
+    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
+) -> None:
+    where = ("--dataset", "digits", "--store", str(tmp_path / "own"))
+    versions = sorted((digits[0] / "models/digits").rglob("*"))
+    missing = retrain("run", *where, "--baseline", str(tmp_path / "mistyped"), **server)
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines()[-1] == (
+        f"retrain: cannot compare with the champion of digits: there is none in {(tmp_path / 'mistyped').as_uri()}. "
+        "Publish one there first, or check the store's address."
+    )
+    done = retrain("run", *where, "--baseline", str(digits[0]), "--seed", "1", "--max-regression", "0.1", **server)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith("PASSED: accuracy 0.")
+    assert "Nothing was published (--dry-run).\n" in done.stdout
+    assert "loss to champion v1" in done.stdout
+    assert sorted((digits[0] / "models/digits").rglob("*")) == versions
+    assert not (tmp_path / "own/models").exists()
+
+
 def test_a_run_that_is_killed_leaves_no_server_and_no_folder_behind(tmp_path: Path) -> None:
     running = subprocess.Popen(
         command("run", "--dataset", "digits", "--store", str(tmp_path / "store")),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import example as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.errors import StoreError
 from tasks.report import ci
 from tasks.report.facts import Document
+from tasks.values import Check, Outcome, Receipt
 from tests.tasks.report.examples import example, with_champion
 
 USUAL, BAD = example().document, example(wrong=200).document
@@ -58,7 +61,7 @@ def test_hostile_text_leaves_it_well_formed(text: str) -> None:
 
 def test_the_comment_is_short_and_says_verdict_gate_changes_and_where_to_read_on() -> None:
     document = with_champion().document
-    text = ci.comment(document, "https://example.org/job/7")
+    text = ci.comment(document, "", "https://example.org/job/7")
     assert text.startswith("## ✅ mnist: Passed the gate\n")
     assert text.endswith("\n\n[The whole report](https://example.org/job/7)\n")
     for check in document.decision.checks:
@@ -66,11 +69,11 @@ def test_the_comment_is_short_and_says_verdict_gate_changes_and_where_to_read_on
     assert "### Compared with the champion, version 7" in text
     assert "| 0     | 4    | 3   | −1" in text
     assert len(text.splitlines()) < 50
-    assert "The whole report" not in ci.comment(document, "")
+    assert "The whole report" not in ci.comment(document, "", "")
 
 
 def test_a_rejected_model_is_marked_row_by_row() -> None:
-    text = ci.comment(BAD, "")
+    text = ci.comment(BAD, "", "")
     assert text.startswith("## ❌ mnist: Rejected by the gate\n")
     assert text.count("| ❌") == 3
     assert text.count("| ✅") == 2
@@ -79,7 +82,7 @@ def test_a_rejected_model_is_marked_row_by_row() -> None:
 
 @pytest.mark.parametrize("document", [USUAL, BAD, with_champion().document])
 def test_the_step_summary_holds_the_whole_report(document: Document) -> None:
-    text = ci.summary(document)
+    text = ci.summary(document, "")
     assert text.index("## ") == 0
     assert "| train      | 9.5 s   |" in text
     assert "<details><summary>The whole report</summary>\n\n# mnist" in text
@@ -87,5 +90,64 @@ def test_the_step_summary_holds_the_whole_report(document: Document) -> None:
     assert "Weights, SHA-256" in text
 
 
+ERROR = StoreError("cannot <script>\n# x", "the disk \0 is full", "Do.")
+
+
 def test_an_error_is_no_markup() -> None:
-    assert ci.error_summary("cannot <script>\n# x").splitlines()[-1] == "cannot \\<script> # x"
+    assert ci.error_summary(ERROR).splitlines()[-1] == "cannot \\<script> # x: the disk \0 is full. Do."
+
+
+def test_an_error_is_a_failed_test_case_and_a_comment() -> None:
+    root = ElementTree.fromstring(ci.error_junit(ERROR))
+    (result,) = root
+    for element in (root, result):
+        assert (element.get("tests"), element.get("failures"), element.get("errors")) == ("1", "0", "1")
+    (error,) = result.findall("testcase/error")
+    assert error.get("type") == "StoreError"
+    assert "the disk \ufffd is full. Do." in (error.get("message") or "")
+    text = ci.error_comment(ERROR, "https://ci/job/7")
+    assert text.startswith("## 💥 retrain failed\n\ncannot \\<script> # x: ")
+    assert text.endswith("\n\n[The job](https://ci/job/7)\n")
+
+
+def outcome(document: Document, verdict: Any, receipt: Receipt | None = None) -> Outcome:
+    return Outcome(verdict=verdict, run="", store="", decision=document.decision, receipt=receipt, report="", steps=())
+
+
+RECEIPT = Receipt(model="mnist", version=7, new=False, champion=7, decides="pointer", url="")
+
+
+def test_the_outcome_says_what_became_of_the_model_and_that_nothing_was_compared() -> None:
+    loss = Check(name="loss to champion v7", value=0, limit=-0.002, margin=0.002, passed=True, sentence="", loss=True)
+    decision = USUAL.decision.model_copy(update={"checks": (*USUAL.decision.checks, loss)})
+    compared = USUAL.model_copy(update={"decision": decision})
+    assert ci.outcome_line(outcome(compared, "passed")) == "Nothing was published: this run only judges."
+    assert ci.outcome_line(outcome(compared, "published", RECEIPT)) == "Published as version 7."
+    assert ci.outcome_line(outcome(compared, "already published", RECEIPT)).startswith("Unchanged: version 7 is this")
+    line = ci.outcome_line(outcome(USUAL, "passed"))
+    assert line.endswith(" only judges. **Nothing was compared: there is no champion yet.**")
+    for text in (ci.comment(USUAL, line, ""), ci.summary(USUAL, line)):
+        assert f"\n\n{line}\n\n| " in text
+
+
+@pytest.mark.parametrize("limit", [0, 10, 100, 1_000, 2_000, 3_000, 10_000, ci.SUMMARY_LIMIT])
+@pytest.mark.parametrize("size", [1, 50_000, 2_000_000])
+def test_no_text_is_longer_than_github_takes_and_a_cut_one_says_so(size: int, limit: int) -> None:
+    document = with_sentence(with_champion().document, "ä" * size)
+    text = ci.summary(document, "", limit)
+    assert len(text.encode()) <= limit
+    assert limit < 100 or text.endswith("\n</details>\n") or "… cut here: see the report of this job." in text
+    comment = ci.comment(document, "", "https://ci/job/7")
+    assert len(comment.encode()) <= 65_536
+    assert comment.endswith("\n\n[The whole report](https://ci/job/7)\n")
+    assert size == 1 or "… cut here" in comment
+
+
+def test_of_a_long_report_the_end_is_cut_and_the_gate_stays() -> None:
+    document = USUAL.model_copy(
+        update={"trained": USUAL.trained.model_copy(update={"history": USUAL.trained.history * 20_000})}
+    )
+    text = ci.summary(document, "")
+    assert 1_000_000 < len(text.encode()) <= 1024 * 1024
+    assert text.startswith("## ✅ mnist: Passed the gate\n")
+    assert text.endswith("\n\n… cut here: see the report of this job.\n\n</details>\n")
