@@ -32,7 +32,7 @@ def nothing_published(decision: Decision, baselines: Baselines, recorded: Record
     if decision.verdict == "no change" and baselines.same_weights:
         return published(decision, baselines.same_weights, recorded, run)
     outcome = _outcome("rejected", decision, None, recorded, run)
-    message = f"{verdict_line(decision)}. Report: {recorded.report}"
+    message = f"{verdict_line(decision)}; {accuracy_line(decision)}. Report: {recorded.report}"
     return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from typing import Any
 
 import httpx
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL
 
 from deployments import setup
-from tasks.errors import ServerError
+from tasks.errors import ServerError, UsageError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -31,7 +34,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_applying_twice_leaves_one_of_each() -> None:
     setup.apply("s3://first/store", "cpu")
     first = everything()
-    setup.apply("s3://models/prod", "auto", "slack-webhook/ops")
+    setup.apply("s3://models/prod", "auto")
     second = everything()
     assert first.keys() == second.keys()
     assert first.keys() == {
@@ -43,18 +46,17 @@ def test_applying_twice_leaves_one_of_each() -> None:
             "retrain/ci",
             "train/on-worker",
         ),
-        *("notify/on-rejected", f"automation {setup.AUTOMATION}", "automation on-rejected__automation_1"),
+        f"automation {setup.AUTOMATION}",
     }
     store = {"store": "s3://models/prod"}
     assert second["retrain/scheduled"].parameters == {**store, "device": "gpu", "train_on": "pool"}
     assert second["retrain/on-demand"].parameters == {**store, "device": "gpu", "train_on": "pool"}
     assert second["retrain/ci"].parameters == {**store, "device": "cpu", "train_on": "here"}
-    assert second["notify/on-rejected"].parameters == {"block": "slack-webhook/ops"}
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
     assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
     for name in pools:
         environment = second[name].job_variables.get("env", {})
-        assert name == "notify/on-rejected" or environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+        assert environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 
     (schedule,) = second["retrain/scheduled"].schedules
     assert schedule.active
@@ -64,8 +66,60 @@ def test_applying_twice_leaves_one_of_each() -> None:
     assert second["retrain/scheduled"].concurrency_options.collision_strategy == "CANCEL_NEW"
     assert not second["retrain/on-demand"].schedules
 
-    trigger = second["automation on-rejected__automation_1"].trigger
-    assert trigger.expect == {f"prefect.flow-run.{state}" for state in ("Rejected", "Failed", "Crashed")}
+
+NOTICES = {
+    f"automation retrain: tell {what}"
+    for what in ("how a run ended", "of a run that does not start", "of a run that was skipped")
+}
+
+
+def test_with_a_block_there_are_automations_that_tell_and_without_it_none() -> None:
+    setup.apply("s3://models/prod", "cpu")
+    without = everything()
+    CustomWebhookNotificationBlock(name="x", url="http://127.0.0.1:9").save("team", overwrite=True)
+    for _ in range(2):
+        setup.apply("s3://models/prod", "cpu", "custom-webhook/team")
+        assert everything().keys() == without.keys() | NOTICES
+    ended = everything()["automation retrain: tell how a run ended"]
+    states = {"Published", "Rejected", "Failed", "Crashed"}
+    assert ended.trigger.expect == {f"prefect.flow-run.{state}" for state in states}
+    with get_client(sync_client=True) as client:  # what somebody paused in the interface stays paused
+        client.update_automation(ended.id, AutomationCore.model_validate({**ended.model_dump(), "enabled": False}))
+    setup.apply("s3://models/prod", "cpu", "custom-webhook/team")
+    assert not everything()["automation retrain: tell how a run ended"].enabled
+    setup.apply("s3://models/prod", "cpu")
+    assert everything().keys() == without.keys()
+
+
+@pytest.mark.parametrize("name", ["nonsense", "slack-webhook/nobody", "secret/a-secret"])
+def test_a_block_that_cannot_notify_is_one_line_and_changes_nothing(name: str) -> None:
+    Secret(value="x").save("a-secret", overwrite=True)
+    before = everything()
+    why = "it is not a notification block" if name.startswith("secret/") else "the server has no such block"
+    with pytest.raises(UsageError, match=f"cannot notify through {name!r}: {why}"):
+        setup.apply("s3://other/store", "cpu", name)
+    assert everything() == before
+
+
+def test_the_notices_of_earlier_versions_are_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "former.py").write_text(
+        "from prefect import flow\n@flow(name='notify')\ndef notify(id: str = ''):\n    pass\n"
+    )
+    former = {
+        "name": "on-rejected",
+        "entrypoint": "former.py:notify",
+        "work_pool": {"name": "retrain-jobs"},
+        "triggers": [{"type": "event", "expect": ["prefect.flow-run.Rejected"]}],
+    }
+    (tmp_path / "prefect.yaml").write_text(json.dumps({"name": "former", "deployments": [former]}))
+    setup.create_pools()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=120)
+    theirs = {"notify/on-rejected", "automation on-rejected__automation_1"}
+    assert theirs <= everything().keys()
+    for _ in range(2):
+        setup.apply("s3://models/prod", "cpu")
+        assert not theirs & everything().keys()
 
 
 def test_a_pool_that_is_there_is_left_as_it_is() -> None:
