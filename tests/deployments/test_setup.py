@@ -84,7 +84,7 @@ def test_with_a_block_there_are_automations_that_tell_and_without_it_none() -> N
     states = {"Published", "Rejected", "Failed", "Crashed"}
     assert ended.trigger.expect == {f"prefect.flow-run.{state}" for state in states}
     with get_client(sync_client=True) as client:  # what somebody paused in the interface stays paused
-        client.update_automation(ended.id, AutomationCore.model_validate({**ended.model_dump(), "enabled": False}))
+        client.request("PATCH", "/automations/{id}", path_params={"id": ended.id}, json={"enabled": False})
     setup.apply("s3://models/prod", "cpu", "custom-webhook/team")
     assert not everything()["automation retrain: tell how a run ended"].enabled
     setup.apply("s3://models/prod", "cpu")
