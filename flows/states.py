@@ -36,7 +36,7 @@ def nothing_published(decision: Decision, baselines: Baselines, recorded: Record
         message = f"{accuracy_line(decision)}. Nothing was published (dry run). Report: {recorded.report}"
         return Completed(name="Passed", message=message, data=_outcome("passed", decision, None, recorded, run))
     outcome = _outcome("rejected", decision, None, recorded, run)
-    message = f"{verdict_line(decision)}. Report: {recorded.report}"
+    message = f"{verdict_line(decision)}; {accuracy_line(decision)}. Report: {recorded.report}"
     return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))
 
 

@@ -251,6 +251,10 @@ def _ensure_server(state: State | None, wanted: State, port: int | None, done: l
 
 def _ensure_workers(state: State, done: list[str]) -> State:
     """Start each worker that does not run, or has other settings than it would get now and no run at work."""
+    former = [name for name in state.processes if name not in {SERVER, *WORKERS}]  # of an earlier version
+    _terminate(state.processes[name] for name in former)
+    kept = {name: process for name, process in state.processes.items() if name not in former}
+    state = state.model_copy(update={"processes": kept})
     for name in WORKERS:
         running = state.processes[name].running_process() if name in state.processes else None
         changes = _changes(state, name) if running else []
@@ -386,7 +390,12 @@ def _training_device(choice: DeviceChoice) -> DeviceChoice:
 
 def _summary(state: State) -> str:
     rows = [f"{name:<12} {_process_status(state, name)}" for name in [SERVER, *WORKERS]]
-    places = {"store": state.store, "interface": state.address, "password": f"in {_password_file()}"}
+    places = {
+        "store": state.store,
+        "interface": state.address,
+        "password": f"in {_password_file()}",
+        "reboot": "ends all this, until `retrain up`; deployments/systemd/retrain.service calls it at boot",
+    }
     return "\n".join([*rows, *(f"{name:<12} {place}" for name, place in places.items())])
 
 

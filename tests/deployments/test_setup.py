@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
@@ -251,6 +258,64 @@ def test_a_record_that_somebody_has_removed_or_edited_is_no_error(client: SyncPr
     assert "recipe.epochs stays 3" in deploy(epochs=4)[0], "who has set it is not known"
     deploy(epochs=4, overwrite=True)
     assert parameters(client)["recipe"] == {"epochs": 4}
+
+
+NOTICES = {
+    f"automation retrain: tell {what}"
+    for what in ("how a run ended", "of a run that does not start", "of a run that was skipped")
+}
+
+
+def test_with_a_block_there_are_automations_that_tell_and_without_it_none() -> None:
+    deploy()
+    without = everything()
+    CustomWebhookNotificationBlock(name="x", url="http://127.0.0.1:9").save("team", overwrite=True)
+    for _ in range(2):
+        deploy(notify="custom-webhook/team")
+        assert everything().keys() == without.keys() | NOTICES
+    ended = everything()["automation retrain: tell how a run ended"]
+    states = {"Published", "Rejected", "Failed", "Crashed"}
+    assert ended.trigger.expect == {f"prefect.flow-run.{state}" for state in states}
+    with get_client(sync_client=True) as client:  # what somebody paused in the interface stays paused
+        client.request("PATCH", "/automations/{id}", path_params={"id": ended.id}, json={"enabled": False})
+    deploy(notify="custom-webhook/team")
+    assert not everything()["automation retrain: tell how a run ended"].enabled
+    deploy()
+    assert everything().keys() == without.keys() | NOTICES, "who is told stays, where nobody says otherwise"
+    deploy(notify="")
+    assert everything().keys() == without.keys()
+
+
+@pytest.mark.parametrize("name", ["nonsense", "slack-webhook/nobody", "secret/a-secret"])
+def test_a_block_that_cannot_notify_is_one_line_and_changes_nothing(name: str) -> None:
+    Secret(value="x").save("a-secret", overwrite=True)
+    before = everything()
+    why = "it is not a notification block" if name.startswith("secret/") else "the server has no such block"
+    with pytest.raises(UsageError, match=f"cannot notify through {name!r}: {why}"):
+        deploy("s3://other/store", notify=name)
+    assert everything() == before
+
+
+def test_the_notices_of_earlier_versions_are_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "former.py").write_text(
+        "from prefect import flow\n@flow(name='notify')\ndef notify(id: str = ''):\n    pass\n"
+    )
+    former = {
+        "name": "on-rejected",
+        "entrypoint": "former.py:notify",
+        "work_pool": {"name": "retrain-jobs"},
+        "triggers": [{"type": "event", "expect": ["prefect.flow-run.Rejected"]}],
+    }
+    (tmp_path / "prefect.yaml").write_text(json.dumps({"name": "former", "deployments": [former]}))
+    setup.create_pools()
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+    subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True, timeout=120)
+    theirs = {"notify/on-rejected", "automation on-rejected__automation_1"}
+    assert theirs <= everything().keys()
+    for _ in range(2):
+        deploy()
+        assert not theirs & everything().keys()
 
 
 def test_a_pool_that_is_there_is_left_as_it_is() -> None:

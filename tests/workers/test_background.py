@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from flows.cli.background import Process, start_of
 from tests.workers.laptop import Laptop, eventually, gone
 
 NAMES = ["server", "worker jobs", "worker training"]
@@ -43,12 +50,15 @@ def test_up_twice_then_down_leaves_nothing_running(laptop: Laptop) -> None:
         f"store        {laptop.store.url}",
         f"interface    http://127.0.0.1:{laptop.port}",
         f"password     in {laptop.folder / 'home/up/password'}",
+        "reboot       ends all this, until `retrain up`; deployments/systemd/retrain.service calls it at boot",
+        *(f"started the {name}" for name in NAMES),
     ]
     assert all(each.laddr.ip == "127.0.0.1" for each in processes[0].net_connections() if each.status == "LISTEN")
     deployments = laptop.api("POST", "deployments/filter", {})
-    assert laptop.up().returncode == 0
+    again = laptop.retrain("up")
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "nothing had to be started")
     assert [laptop.process(name).pid for name in NAMES] == [process.pid for process in processes]
-    assert len(laptop.api("POST", "deployments/filter", {})) == len(deployments) == 5
+    assert len(laptop.api("POST", "deployments/filter", {})) == len(deployments) == 4
     assert laptop.retrain("status").returncode == 0
 
     # A run from the command line reports to this server.
@@ -117,7 +127,7 @@ def test_up_twice_at_once_starts_everything_once(laptop: Laptop) -> None:
     folder = str(laptop.folder / "home/up")
     started = [each for each in psutil.process_iter(["cwd", "cmdline"]) if each.info["cwd"] == folder]
     assert sum(each.info["cmdline"][2:5] == ["prefect", "worker", "start"] for each in started) == 2
-    assert sum(each.info["cmdline"][2:5] == ["prefect", "server", "start"] for each in started) == 1
+    assert sum(each.info["cmdline"][2:5] == ["flows.cli.sqlite_server", "server", "start"] for each in started) == 1
 
 
 @pytest.mark.parametrize("port", ["99999", "0", "-1", "4200.5", "http"])
@@ -175,7 +185,7 @@ def test_a_server_of_an_earlier_version_gets_a_password(laptop: Laptop) -> None:
     server = laptop.process("server")
     again = laptop.up()
     assert again.returncode == 0, again.stderr
-    assert "has no password; starting it again with one" in again.stderr
+    assert "started the server again: it had no password" in again.stdout
     assert not server.is_running()
     assert httpx.get(f"{laptop.url}/admin/version", timeout=30).status_code == 401
 
@@ -189,7 +199,7 @@ def test_what_was_killed_is_started_again_with_all_it_knew(laptop: Laptop) -> No
     status = laptop.retrain("status")
     assert status.returncode == 1
     assert status.stdout.count("does not run") == 3
-    again = laptop.retrain("up", "--store", str(laptop.folder / "store"))  # the port it had
+    again = laptop.retrain("up")  # with the port and the store it had
     assert again.returncode == 0, again.stderr
     assert f"the server that was started on port {laptop.port} is gone; starting it again" in again.stderr
     assert laptop.run(run)["state"]["name"] == "Published"
@@ -199,14 +209,251 @@ def test_a_number_that_another_process_has_got_is_left_alone(laptop: Laptop) -> 
     other = psutil.Popen(["sleep", "100"])
     state = laptop.folder / "home/up/state.json"
     state.parent.mkdir(parents=True)
-    stale = {"pid": other.pid, "born": other.create_time() - 3600}
-    state.write_text(json.dumps({"port": laptop.port, "store": "file:///x", "processes": {"server": stale}}))
-    assert "server       does not run" in laptop.retrain("status").stdout
-    assert laptop.retrain("down").returncode == 0
-    assert other.is_running()
-    assert not state.exists()
+    earlier_version = {"pid": other.pid, "born": other.create_time() - 3600}
+    before_the_reboot = {"pid": other.pid, "born": other.create_time(), "start": f"another-boot {start_of(other.pid)}"}
+    for stale in (earlier_version, before_the_reboot):
+        state.write_text(json.dumps({"port": laptop.port, "store": "file:///x", "processes": {"server": stale}}))
+        assert "server       does not run" in laptop.retrain("status").stdout
+        assert laptop.retrain("down").returncode == 0
+        assert other.is_running()
+        assert json.loads(state.read_text())["processes"] == {}
     other.kill()
     other.wait()
+
+
+def test_a_process_is_known_whatever_happens_to_the_clock() -> None:
+    process = psutil.Popen(["sleep", "100"])
+    born, start = process.create_time(), start_of(process.pid)
+    assert Process(pid=process.pid, born=born + 3600, start=start).running_process() == process
+    assert Process(pid=process.pid, born=born).running_process() == process  # as earlier versions wrote it
+    boot, tick = start.split()
+    assert Process(pid=process.pid, born=born, start=f"{boot} {int(tick) - 1}").running_process() is None
+    process.kill()
+    process.wait()
+    assert Process(pid=process.pid, born=born, start=start).running_process() is None
+
+
+def test_a_folder_that_is_moved_keeps_its_processes_until_the_next_up(laptop: Laptop) -> None:
+    assert laptop.up().returncode == 0
+    processes = [laptop.process(name) for name in NAMES]
+    shutil.move(laptop.folder / "home", laptop.folder / "moved")
+    laptop.environment["RETRAIN_HOME"] = str(laptop.folder / "moved")
+    assert laptop.retrain("status").returncode == 0
+    again = laptop.retrain("up")
+    assert again.returncode == 0, again.stderr
+    assert "started the server again: PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_HOME" in again.stdout
+    assert not any(process.is_running() for process in processes)
+
+
+def test_a_server_that_died_is_started_again_under_a_training_and_changed_settings_wait_for_its_end(
+    laptop: Laptop,
+) -> None:
+    assert laptop.up().returncode == 0
+    run = laptop.start("retrain/on-demand", data={"dataset": "digits"}, recipe={"epochs": 400})
+    eventually(laptop.checkpoints, 120)
+    before = [laptop.process(name).pid for name in NAMES]
+    job, training = laptop.run_process("jobs"), laptop.run_process("training")
+    laptop.kill("server")
+    back = laptop.retrain("up")
+    assert back.returncode == 0, back.stderr
+    assert back.stdout.splitlines()[7:] == ["started the server"]
+    after = [laptop.process(name).pid for name in NAMES]
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+
+    changed = laptop.retrain("up", AWS_SECRET_ACCESS_KEY="new")
+    assert changed.returncode == 0, changed.stderr
+    assert changed.stdout.splitlines()[7:] == [
+        f"kept the {name}, so that its run goes on, with its former settings: AWS_SECRET_ACCESS_KEY has changed. "
+        "Repeat `retrain up` when the run has ended"
+        for name in NAMES[1:]
+    ]
+    assert [laptop.process(name).pid for name in NAMES] == after
+    assert job.is_running()
+    assert training.is_running()
+    ended = laptop.ended(run)
+    assert ended["state"]["name"] == "Published", ended["state"]
+    eventually(
+        lambda: not laptop.process("worker jobs").children() and not laptop.process("worker training").children()
+    )
+
+    applied = laptop.retrain("up", AWS_SECRET_ACCESS_KEY="new")
+    assert applied.stdout.splitlines()[7:] == [
+        f"started the {name} again: AWS_SECRET_ACCESS_KEY has changed" for name in NAMES[1:]
+    ]
+    assert laptop.process("worker jobs").environ()["AWS_SECRET_ACCESS_KEY"] == "new"
+    assert "new" not in (laptop.folder / "home/up/state.json").read_text()
+
+
+@pytest.fixture
+def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An address to which a notification block posts, and what has been posted there."""
+    posted: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", posted
+        server.shutdown()
+        thread.join()
+
+
+def make_block(laptop: Laptop, address: str) -> None:
+    """What a person does in the interface under Blocks."""
+    kind = laptop.api("GET", "block_types/slug/custom-webhook")["id"]
+    (schema, *_) = laptop.api("POST", "block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
+    data = {"name": "team", "url": address, "json_data": {"title": "{{subject}}", "text": "{{body}}"}}
+    block = {"name": "team", "block_type_id": kind, "block_schema_id": schema["id"], "data": data}
+    laptop.api("POST", "block_documents/", block)
+
+
+class Pretended:
+    """A run that no worker takes, since it is due in 2040: the test reports for it what a real one reports."""
+
+    def __init__(self, laptop: Laptop, client: httpx.Client, deployment: str = "") -> None:
+        self.client, self.answers = client, Counter[int]()
+        if deployment:
+            id = laptop.api("GET", f"deployments/name/{deployment}")["id"]
+            due = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2040-01-01T00:00:00Z"}}
+            run = self.post(f"deployments/{id}/create_flow_run", {"state": due, "name": "digits, 5 epochs, seed 0"})
+        else:
+            flow = self.post("flows/", {"name": "retrain"})["id"]
+            run = self.post("flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})
+        self.id, self.flow = run["id"], run["flow_id"]
+
+    def post(self, path: str, body: object) -> Any:
+        response = self.client.post(path, json=body)
+        self.answers[response.status_code] += 1
+        assert response.is_success, response.text
+        return response.json() if response.content else None
+
+    def enters(self, type: str, name: str | None = None, message: str | None = None, force: bool = True) -> None:
+        self.post(
+            f"flow_runs/{self.id}/set_state",
+            {"force": force, "state": {"type": type, "name": name or type.title(), "message": message}},
+        )
+
+    def works(self, beats: int) -> None:
+        """Start, and send heartbeats and log lines."""
+        self.enters("PENDING")
+        self.enters("RUNNING")
+        for _ in range(beats):
+            now = datetime.now(UTC).isoformat()
+            related = {"prefect.resource.id": f"prefect.flow.{self.flow}", "prefect.resource.role": "flow"}
+            heartbeat = {
+                "event": "prefect.flow-run.heartbeat",
+                "id": str(uuid.uuid4()),
+                "occurred": now,
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{self.id}"},
+                "related": [related | {"prefect.resource.name": "retrain"}],
+            }
+            self.post("events", [heartbeat])
+            line = {"name": "x", "level": 20, "message": "x", "timestamp": now, "flow_run_id": self.id}
+            self.post("logs/", [line] * 3)
+            time.sleep(0.3)
+
+
+ENDS = [
+    ("COMPLETED", "Published", "mnist version 7, accuracy 0.9803. Report: s3://models/prod/runs/x/report.html"),
+    ("FAILED", "Rejected", "Rejected by the gate: accuracy. Report: s3://models/prod/runs/y/report.html"),
+    ("FAILED", "Failed", "no mirror can be reached"),
+    ("CRASHED", "Crashed", "no sign of life for 180 s"),
+]
+
+
+def test_the_team_is_told_once_how_each_run_ended_and_what_did_not_start(
+    laptop: Laptop, inbox: tuple[str, list[dict[str, str]]]
+) -> None:
+    address, posted = inbox
+    bystander = laptop.folder / "production.db"
+    bystander.write_bytes(b"")
+    laptop.environment |= {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{bystander}",
+        "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",
+        "PREFECT_API_DATABASE_HOST": "database.example.org",
+    }
+    assert laptop.up().returncode == 0
+    refused = laptop.retrain("up", "--notify", "nonsense")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1] == (
+        "retrain: cannot notify through 'nonsense': the server has no such block. Create it in the interface under "
+        "Blocks, and name it as type/name, such as slack-webhook/ops."
+    )
+    make_block(laptop, address)
+    told = laptop.retrain("up", "--notify", "custom-webhook/team")
+    assert told.returncode == 0, told.stderr
+    assert laptop.retrain("down").returncode == 0
+    again = laptop.retrain("up")  # with port, store and notifications as before
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[3:5] == [f"store        {laptop.store.url}", f"interface    {laptop.url[:-4]}"]
+    assert laptop.api("GET", "deployments/name/retrain/scheduled")["parameters"]["store"] == laptop.store.url
+    assert bystander.read_bytes() == b""
+
+    settings: dict[str, Any] = {"base_url": f"{laptop.url}/", "auth": laptop.password, "timeout": 100}
+    with httpx.Client(**settings, headers=laptop.headers()) as client:
+        ours = [Pretended(laptop, client, f"retrain/{name}") for name in ["scheduled", "on-demand"] * 8]
+        others = [Pretended(laptop, client, name) for name in ["retrain/ci", "", "retrain/on-demand"]]
+
+        def live(run: Pretended) -> None:
+            run.works(beats=6)
+            run.enters(
+                *("COMPLETED", "Unchanged") if run is others[-1] else ENDS[ours.index(run) % 4 if run in ours else 1]
+            )
+
+        with ThreadPoolExecutor(20) as threads:
+            list(threads.map(live, [*ours, *others]))
+        eventually(lambda: len(posted) >= len(ours), 60)
+        time.sleep(10)  # for any more
+    assert {code for run in [*ours, *others] for code in run.answers} <= {200, 201, 204}
+    pages = Counter(each["text"].split()[-1] for each in posted)
+    assert pages == Counter(f"http://127.0.0.1:{laptop.port}/runs/flow-run/{run.id}" for run in ours)
+    (first,) = [each for each in posted if ours[0].id in each["text"]]
+    assert first["title"] == "retrain Published: digits, 5 epochs, seed 0"
+    assert first["text"].splitlines()[0] == ENDS[0][2]
+    assert first["text"].splitlines()[1].startswith("retrain/scheduled: http://")
+    log = (laptop.folder / "home/up/server.log").read_text()
+    assert "database is locked" not in log
+    assert "Failed in consume_loop" not in log
+
+    posted.clear()
+    with httpx.Client(**settings, headers=laptop.headers()) as client:
+        running, skipped = (Pretended(laptop, client, "retrain/scheduled") for _ in range(2))
+        running.enters("PENDING", force=False)
+        skipped.enters("PENDING", force=False)  # the server cancels it: the deployment's limit is one run
+        eventually(lambda: posted)
+        assert [each["title"] for each in posted] == ["retrain skipped: retrain/scheduled"]
+        assert skipped.id in posted[0]["text"]
+        running.enters("CANCELLED")
+
+    # Nobody is left to start a run that is due; the ten minutes are made short.
+    posted.clear()
+    laptop.kill("worker jobs")
+    (automation,) = [
+        each for each in laptop.api("POST", "automations/filter", {}) if each["name"].endswith("does not start")
+    ]
+    automation["trigger"]["within"] = 5
+    body = {name: automation[name] for name in ("name", "description", "enabled", "trigger", "actions")}
+    with httpx.Client(**settings, headers=laptop.headers()) as client:
+        assert client.put(f"automations/{automation['id']}", json=body).is_success
+    late = laptop.start("retrain/scheduled")
+    eventually(lambda: posted, 90)
+    assert [each["title"] for each in posted] == ["retrain not started: retrain/scheduled"]
+    assert "is Late: no worker of the work pool retrain-jobs has started it" in posted[0]["text"]
+    assert late in posted[0]["text"]
+
+    silent = laptop.retrain("up", "--notify", "")
+    assert silent.returncode == 0, silent.stderr
+    names = [each["name"] for each in laptop.api("POST", "automations/filter", {})]
+    assert names == ["retrain: a run whose machine is gone"]
 
 
 def test_a_port_that_is_taken_is_one_line(laptop: Laptop) -> None:
