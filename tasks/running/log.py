@@ -26,7 +26,7 @@ def set_up() -> None:
     log.addHandler(APILogHandler())
     for name in LOGGERS:
         logging.getLogger(name).addFilter(OneErrorOnce())
-    # While the server is away it prints each event that cannot be sent, a screen long. Prefect sets levels: a filter.
+    # While the server is away it prints each event that cannot be sent, a screen long. Prefect resets the level.
     logging.getLogger("prefect._internal.concurrency").addFilter(lambda record: record.levelno >= logging.CRITICAL)
 
 

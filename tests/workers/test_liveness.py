@@ -81,7 +81,7 @@ def test_a_run_of_the_command_line_goes_on_while_the_server_is_away(laptop: Lapt
     laptop.bring_server_back()
     output, errors = run.communicate(timeout=200)
     assert run.returncode == 0, errors
-    assert "Published" in output
+    assert "PUBLISHED digits version 1" in output
     assert "Traceback" not in errors
     assert "EventsWorker" not in errors
 
