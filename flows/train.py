@@ -1,4 +1,4 @@
-"""One training for a run that waits for it elsewhere: `train/on-worker`, on the work pool `retrain-training`.
+"""One training for a run that waits for it elsewhere: `train/worker`, on the work pool `retrain-training`.
 
 The result goes to the store, under the cache key by which the waiting run reads it; the flow returns no data. Started
 by `tasks.learning.work_pool`. On a machine without the expected device it fails within seconds.

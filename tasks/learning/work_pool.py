@@ -1,4 +1,4 @@
-"""Trains on the work pool `retrain-training`: starts a run of `train/on-worker`, which a worker of the pool executes.
+"""Trains on the work pool `retrain-training`: starts a run of `train/worker`, which a worker of the pool executes.
 
 The waiting run and the training run share only the store: the second stores its result under the cache key by which the
 first one reads it, so either may die without loss. Called by the train step and `flows.seeds`; imports Prefect. Its
@@ -33,7 +33,7 @@ from tasks.storage.artifacts import artifacts_in
 
 LOG = logging.getLogger("retrain.train")
 
-DEPLOYMENT = "train/on-worker"
+DEPLOYMENT = "train/worker"
 POOL = "retrain-training"
 
 # Between two requests for the state of the training run.

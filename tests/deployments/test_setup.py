@@ -80,13 +80,13 @@ def test_deploying_twice_leaves_one_of_each(client: SyncPrefectClient) -> None:
     assert first.keys() == second.keys()
     assert first.keys() >= {
         *("pool retrain-jobs", "pool retrain-training", "retrain/scheduled", "retrain/on-demand", "retrain/ci"),
-        *("train/on-worker", f"automation {setup.AUTOMATION}"),
+        *("train/worker", f"automation {setup.AUTOMATION}"),
     }
     assert second["retrain/scheduled"].parameters == {"store": STORE, "device": "gpu", "train_on": "pool"}
     assert second["retrain/on-demand"].parameters == {"store": STORE, "device": "gpu", "train_on": "pool"}
     assert second["retrain/ci"].parameters == {"store": STORE, "device": "cpu", "train_on": "here"}
     pools = {name: deployment.work_pool_name for name, deployment in second.items() if "/" in name}
-    assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/on-worker"}
+    assert {name for name, pool in pools.items() if pool == "retrain-training"} == {"train/worker"}
     for name in pools:
         assert second[name].description
     assert {name: second[name].id for name in pools} == {name: first[name].id for name in pools}

@@ -49,7 +49,7 @@ def begin(laptop: Laptop, seed: int, deployment: str = "retrain/on-demand") -> s
 
 
 def trainings(laptop: Laptop) -> list[dict[str, Any]]:
-    return laptop.runs("train/on-worker")
+    return laptop.runs("train/worker")
 
 
 def published_weights(laptop: Laptop) -> str:
