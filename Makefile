@@ -12,7 +12,7 @@ MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
 
-.PHONY: run install test test-page test-faults test-e2e lint bench bench-seeds bench-gpu lock clean
+.PHONY: run install test test-page test-faults test-e2e test-nightly lint bench bench-seeds bench-gpu lock clean
 
 run: $(VENV)/run.ok
 	@$(VENV)/bin/retrain run --or-digits $(if $(STORE),--store '$(STORE)') $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
@@ -39,7 +39,11 @@ test-faults: $(VENV)/dev.ok
 
 # A server, two workers and killed processes, the gate in the whole job, the benchmark's own code; about twenty minutes.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers tests/end_to_end/test_gate.py tests/benchmarks
+	$(VENV)/bin/python -m pytest tests/workers --ignore tests/workers/test_soak.py tests/end_to_end/test_gate.py tests/benchmarks
+
+# Scheduled runs for a quarter of an hour, while servers and workers die; not part of .ci/run.
+test-nightly: $(VENV)/dev.ok
+	$(VENV)/bin/python -m pytest tests/workers/test_soak.py
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .

@@ -120,7 +120,8 @@ class Laptop:
         threading.Thread(target=process.wait, daemon=True).start()  # who ends it waits for it to be gone
         path = self.folder / "home/up/state.json"
         state = json.loads(path.read_text())
-        state["processes"]["server"] = {"pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+        born = psutil.Process(process.pid).create_time()
+        state["processes"]["server"] |= {"pid": process.pid, "born": born, "start": ""}
         path.write_text(json.dumps(state))
         eventually(self.answers, 120)
 
