@@ -2,8 +2,8 @@
 
 SQLite has one writer at a time, and the others wait for it, but not a transaction that has read before it writes: that
 one gets "database is locked" at once, if another has written in between. Prefect's server begins its transactions
-without the lock. So of sixteen runs at once it lost notices, sent others several times, and answered 503 for minutes
-(tests/workers/test_background.py). A transaction that takes the lock when it begins only waits. Called by `server` and
+without the lock. With sixteen runs at once it met more than a hundred locks, stalled for minutes and gave events up,
+notices among them; four runs met ten answers of 503. A transaction that takes the lock when it begins only waits. Called by `server` and
 `background`, in the process of a server.
 """
 
