@@ -3,8 +3,8 @@
 SQLite has one writer at a time, and the others wait for it, but not a transaction that has read before it writes: that
 one gets "database is locked" at once, if another has written in between. Prefect's server begins its transactions
 without the lock. With sixteen runs at once it met more than a hundred locks, stalled for minutes and gave events up,
-notices among them; four runs met ten answers of 503. A transaction that takes the lock when it begins only waits. Called by `server` and
-`background`, in the process of a server.
+notices among them; four runs met ten answers of 503. A transaction that takes the lock when it begins only waits.
+Called by `server` and `background`, in the process of a server.
 """
 
 from __future__ import annotations
