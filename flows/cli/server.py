@@ -210,12 +210,15 @@ def _refusal(url: str, password: str | None = None) -> ServerError | None:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+    from tasks.running.server import wait_at_most
+
     auth = password or (settings.auth_string.get_secret_value() if settings.auth_string else None)
     key = settings.key.get_secret_value() if settings.key else None
     reach, use = f"cannot reach the Prefect server {url}", f"cannot use the Prefect server {url}"
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            wait_at_most(0),
             SyncPrefectClient(url, auth_string=auth, api_key=key, httpx_settings={"timeout": ANSWER_TIMEOUT}) as client,
         ):
             answer = client.request("GET", "/admin/version")

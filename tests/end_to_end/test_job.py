@@ -22,20 +22,22 @@ from tasks.data.datasets import DATASETS
 from tasks.errors import GateRejected
 from tasks.learning import isolated, model_file
 from tasks.registry import Registry
-from tasks.settings import Data, Gate, Recipe, StepName
+from tasks.settings import Data, GateSettings, RecipeSettings, StepName
 from tasks.storage import ObjectStore, open_store
 from tasks.values import Check, Outcome
 from tests.mirrors import CONTENTS, Mirror, gzipped, serving, spec_for
 from tests.tasks.learning.test_isolated import impostor
 
-RECIPE = Recipe(epochs=3, batch_size=32)
-LENIENT = Gate(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2, max_regression=0.5)
+RECIPE = RecipeSettings(epochs=3, batch_size=32)
+LENIENT = GateSettings(min_accuracy=0.5, min_accuracy_lower_bound=0.5, min_class_recall=0.2, max_regression=0.5)
 CACHED = ["download", "preprocess", "train", "evaluate", "load_back", "export", "report"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def job(store: str, mirror: Mirror, recipe: Recipe = RECIPE, gate: Gate = LENIENT, **more: Any) -> State[Outcome]:
+def job(
+    store: str, mirror: Mirror, recipe: RecipeSettings = RECIPE, gate: GateSettings = LENIENT, **more: Any
+) -> State[Outcome]:
     return cast(
         State[Outcome],
         retrain(Data(mirror=(mirror.url,)), recipe, gate, device="cpu", store=store, return_state=True, **more),
@@ -286,7 +288,7 @@ def trained_store(_first_store: Path, tmp_path: Path) -> Path:
 
 def test_a_validation_split_is_watched_and_changes_the_training_set(tmp_path: Path, mirror: Mirror) -> None:
     data = Data(mirror=(mirror.url,), validation_fraction=0.25)
-    gate = Gate(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
+    gate = GateSettings(min_accuracy=0, min_accuracy_lower_bound=0, min_class_recall=0)
     state = cast(State[Outcome], retrain(data, RECIPE, gate, device="cpu", store=str(tmp_path), return_state=True))
     result = outcome(state)
     report = json.loads(open_store(str(tmp_path)).get(f"runs/{result.run}/report.json").data)

@@ -63,7 +63,7 @@ def test_a_run_that_is_at_work_is_not_overtaken(
     beating(monkeypatch)
     first, second = (begun(client, deployment, Running()) for _ in range(2))
     state = came_to(second, monkeypatch)
-    assert (state.type, state.message) == ("CANCELLED", f"the run {first.name!r} of this deployment is at work")
+    assert (state.type, state.message) == ("CANCELLED", f"another run of this deployment is at work: {first.name}")
     assert came_to(first, monkeypatch).message == "done"
     assert came_to(second, monkeypatch, tags=()).message == "done"
 

@@ -175,7 +175,7 @@ def test_a_comment_or_a_docstring_changes_no_key(tmp_path: Path) -> None:
 
 
 # Functions of declaring modules that compute nothing a step's result depends on.
-DECLARED = {"__init__", "__str__", "card", "_split", "_time_zone", "_unset", "defaults_for"}
+DECLARED = {"__init__", "__str__", "card", "_split", "_time_zone", "_unset", "defaults_for", "judges_only"}
 DECLARED |= {"home", "allow_http", "history_decides"}  # read the environment of this machine
 
 
