@@ -161,7 +161,7 @@ def _up(options: argparse.Namespace) -> int:
     require_block(options.settings.notify or "")
     create_pools()
     state = _ensure_workers(state, done)
-    apply(options.settings, device, store.url, overwrite=options.overwrite)
+    apply(options.settings, device, store.url, overwrite=options.overwrite, show=LOG.info)
     state = _write_state(state.model_copy(update={"store": store.url, "device": wanted.device}))
     for name, (pool, _) in WORKERS.items():
         _wait_until_ready(lambda pool=pool: _pool_is_ready(server, pool), state, name)  # type: ignore[misc]
