@@ -25,6 +25,8 @@ import psutil
 import pytest
 
 from flows.cli.background import Process, start_of
+from flows.turn import SKIPPED
+from tasks.running.liveness import HEARTBEAT
 from tests.workers.laptop import Laptop, eventually, gone
 
 NAMES = ["server", "worker jobs", "worker training"]
@@ -350,7 +352,7 @@ class Pretended:
             now = datetime.now(UTC).isoformat()
             related = {"prefect.resource.id": f"prefect.flow.{self.flow}", "prefect.resource.role": "flow"}
             heartbeat = {
-                "event": "prefect.flow-run.heartbeat",
+                "event": HEARTBEAT,
                 "id": str(uuid.uuid4()),
                 "occurred": now,
                 "resource": {"prefect.resource.id": f"prefect.flow-run.{self.id}"},
@@ -426,13 +428,12 @@ def test_the_team_is_told_once_how_each_run_ended_and_what_did_not_start(
 
     posted.clear()
     with httpx.Client(**settings, headers=laptop.headers()) as client:
-        running, skipped = (Pretended(laptop, client, "retrain/scheduled") for _ in range(2))
-        running.enters("PENDING", force=False)
-        skipped.enters("PENDING", force=False)  # the server cancels it: the deployment's limit is one run
+        skipped = Pretended(laptop, client, "retrain/scheduled")
+        skipped.enters("PENDING")
+        skipped.enters("CANCELLED", None, f"{SKIPPED}: digits, 5 epochs, seed 0")
         eventually(lambda: posted)
         assert [each["title"] for each in posted] == ["retrain skipped: retrain/scheduled"]
         assert skipped.id in posted[0]["text"]
-        running.enters("CANCELLED")
 
     # Nobody is left to start a run that is due; the ten minutes are made short.
     posted.clear()
