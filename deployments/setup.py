@@ -33,6 +33,9 @@ AUTOMATION = "retrain: a run whose machine is gone"
 # sooner by the run that waits for it.
 HEARTBEAT_TIMEOUT = timedelta(seconds=900)
 
+# What is heard of a run that a worker has taken, until it begins and sends heartbeats.
+BEFORE_BEGIN = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting", "pull-step.executed")}
+
 
 def apply(
     settings: Settings,
@@ -102,7 +105,7 @@ def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "train"]},
             for_each={"prefect.resource.id"},
-            after={HEARTBEAT, "prefect.flow-run.Pending"},
+            after={HEARTBEAT, *BEFORE_BEGIN},
             expect={HEARTBEAT, "prefect.flow-run.*"},
             posture=Posture.Proactive,
             threshold=1,
