@@ -163,7 +163,8 @@ def test_a_pool_without_a_gpu_says_so_within_seconds(laptop: Laptop) -> None:
 
 @pytest.mark.timeout(600)
 def test_a_scheduled_run_does_not_overtake_the_one_before(laptop: Laptop) -> None:
-    first = begin(laptop, 8, "retrain/scheduled")
+    first = laptop.start("retrain/scheduled", **digits(8, epochs=10 * EPOCHS))  # at work until the second one asks
+    eventually(laptop.checkpoints, 300)
     second = laptop.start("retrain/scheduled", **digits(8))
     state = laptop.ended(second)["state"]
     assert (state["type"], "of this deployment is at work" in state["message"]) == ("CANCELLED", True)
