@@ -21,7 +21,7 @@ run: $(VENV)/run.ok
 install: $(VENV)/run.ok
 
 # What has targets of its own.
-SLOW := tests/benchmarks tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py
+SLOW := tests/benchmarks tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py tests/deployments/test_ci.py
 
 # Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow
 # to make: a store that a first run has filled, a server, TensorFlow's import. In the order of their names, which has the
@@ -37,9 +37,10 @@ test-page: $(VENV)/dev.ok
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
 
-# A server, two workers and killed processes, the gate in the whole job, the benchmark's own code; about twenty minutes.
+# A server, two workers and killed processes, the gate in the whole job, the CI workflows' own lines, the benchmark's code;
+# about forty minutes.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers --ignore tests/workers/test_soak.py tests/end_to_end/test_gate.py tests/benchmarks
+	$(VENV)/bin/python -m pytest tests/workers --ignore tests/workers/test_soak.py $(filter-out tests/browser tests/faults tests/workers,$(SLOW))
 
 # Scheduled runs for a quarter of an hour, while servers and workers die; not part of .ci/run.
 test-nightly: $(VENV)/dev.ok
