@@ -72,11 +72,11 @@ def test_a_run_that_is_killed_while_it_trains_goes_on(tmp_path: Path, prefect_se
     store, whole = open_store(str(tmp_path / "store")), open_store(str(tmp_path / "whole"))
     process = start(store.url)
     deadline = time.monotonic() + 120
-    while not list(store.list("checkpoints/")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(store.list("checkpoints/train/")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert list(store.list("checkpoints/"))
+    assert list(store.list("checkpoints/train/"))
     again = start(store.url)
     printed, log = again.communicate(timeout=170)
     assert "train: resumes after epoch" in log
@@ -84,4 +84,4 @@ def test_a_run_that_is_killed_while_it_trains_goes_on(tmp_path: Path, prefect_se
     retrain(whole.url)
     weights = [Registry(each, "digits").manifest(1).facts["weights_digest"] for each in (store, whole)]
     assert weights[0] == weights[1]
-    assert not list(store.list("checkpoints/"))
+    assert not list(store.list("checkpoints/train/"))

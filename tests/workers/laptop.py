@@ -164,7 +164,7 @@ class Laptop:
 
     def checkpoints(self) -> list[str]:
         """The keys of all checkpoints."""
-        return [entry.key for entry in self.store.list("checkpoints/")]
+        return [entry.key for entry in self.store.list("checkpoints/train/")]
 
 
 def eventually(condition: Callable[[], object], timeout: float = 60) -> None:
