@@ -91,7 +91,7 @@ class Laptop:
                 break
             time.sleep(1)
         assert response.is_success, response.text
-        return response.json()
+        return response.json() if response.content else None
 
     def process(self, name: str) -> psutil.Process:
         """The process that `retrain up` has started under this name."""

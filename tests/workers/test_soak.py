@@ -46,13 +46,14 @@ def test_scheduled_runs_outlive_servers_and_workers_and_each_is_told_once(
     start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=60)
     end = start + timedelta(seconds=RUNS * SECONDS)
     schedules = [schedule(laptop, start, 0, LENIENT), schedule(laptop, start, SECONDS, {"min_accuracy": 1.0})]
-    wait_until(start + timedelta(minutes=3))
+    fifth = (end - start) / 5
+    wait_until(start + fifth)
     restart_server(laptop, away=10)
-    wait_until(start + timedelta(minutes=6))
+    wait_until(start + 2 * fifth)
     replace_worker(laptop)
-    wait_until(start + timedelta(minutes=9))
+    wait_until(start + 3 * fifth)
     restart_server(laptop, away=40)
-    wait_until(start + timedelta(minutes=12))
+    wait_until(start + 4 * fifth)
     replace_worker(laptop)
     wait_until(end - timedelta(seconds=SECONDS / 2))
     id = laptop.api("GET", "deployments/name/retrain/scheduled")["id"]
@@ -67,8 +68,8 @@ def test_scheduled_runs_outlive_servers_and_workers_and_each_is_told_once(
     print(dict(names))
     assert names.keys() <= {"Unchanged", "Rejected", "Crashed", "Cancelled"}
     assert names["Crashed"] <= 2
-    assert names["Unchanged"] >= 8, names
-    assert names["Rejected"] >= 8, names
+    assert names["Unchanged"] >= RUNS / 4, names
+    assert names["Rejected"] >= RUNS / 4, names
     for run in runs:
         if run["state"]["type"] == "CANCELLED":
             assert "another run of this deployment is at work" in run["state"]["message"]
