@@ -51,9 +51,9 @@ class Baseline(Value):
 class RegistryWithChampion(Registry):
     """A registry in which a candidate has something to be compared with, or there is an error."""
 
-    def champion(self) -> Pointer:
-        """The champion. Raises RegistryError if there is none, or if it is damaged."""
-        champion = super().champion()
+    def checked_champion(self) -> Pointer:
+        """The champion. Raises RegistryError if there is none, or if it is damaged or an older copy."""
+        champion = super().checked_champion()
         if champion is None:
             raise RegistryError(
                 f"cannot compare with the champion of {self.model}",
@@ -82,10 +82,10 @@ def open_baselines(model: str, baseline: str, require_champion: bool, capabiliti
         registry = RegistryWithChampion if require_champion else Registry
         opened = registry(run.store, model, capabilities)
         if require_champion:
-            opened.champion()
+            opened.checked_champion()
         return opened
     store = open_store(baseline)
-    champion = RegistryWithChampion(store, model).champion()
+    champion = RegistryWithChampion(store, model).checked_champion()
     unwritten = Capabilities(create="refused", swap="refused", decides=champion.decides)
     return RegistryWithChampion(store, model, unwritten)
 
