@@ -37,14 +37,15 @@ test-page: $(VENV)/dev.ok
 test-faults: $(VENV)/dev.ok
 	$(VENV)/bin/python -m pytest tests/faults
 
-# A server, two workers and killed processes, the gate in the whole job, the CI workflows' own lines, the benchmark's code;
-# about forty minutes.
+# A server, two workers and killed processes, the gate in the whole job, the CI workflows' own lines; half an hour.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers --ignore tests/workers/test_soak.py $(filter-out tests/browser tests/faults tests/workers,$(SLOW))
+	$(VENV)/bin/python -m pytest -m "not nightly" tests/workers tests/end_to_end/test_gate.py tests/deployments/test_ci.py
 
-# Scheduled runs for a quarter of an hour, while servers and workers die; not part of .ci/run.
+# Scheduled runs for a quarter of an hour, while servers and workers die, what waits for minutes of silence, and the
+# benchmarks' own code; not part of .ci/run.
 test-nightly: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/workers/test_soak.py
+	$(VENV)/bin/python -m pytest -m nightly tests/workers
+	$(VENV)/bin/python -m pytest tests/benchmarks
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .

@@ -86,6 +86,7 @@ def test_a_run_of_the_command_line_goes_on_while_the_server_is_away(laptop: Lapt
     assert "EventsWorker" not in errors
 
 
+@pytest.mark.nightly
 def test_a_killed_training_machine_is_noticed_though_the_server_was_away(laptop: Laptop) -> None:
     run = begin(laptop, 5, "RUNNING")
     training = trainings(laptop)[-1]["id"]
@@ -127,6 +128,7 @@ def test_a_scheduled_run_whose_worker_and_server_died_blocks_no_later_one(laptop
     laptop.ended(trainings(laptop)[-1]["id"])
 
 
+@pytest.mark.nightly
 def test_a_training_that_is_being_cancelled_when_its_worker_dies_is_cancelled(laptop: Laptop) -> None:
     run = begin(laptop, 9, "RUNNING", "retrain/on-demand")
     training, process = trainings(laptop)[-1]["id"], laptop.run_process("training")

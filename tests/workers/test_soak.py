@@ -32,6 +32,7 @@ def laptop(tmp_path: Path) -> Iterator[Laptop]:
     assert laptop.retrain("down").returncode == 0
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(2400)
 def test_scheduled_runs_outlive_servers_and_workers_and_each_is_told_once(
     laptop: Laptop, inbox: tuple[str, list[dict[str, str]]]
