@@ -5,7 +5,7 @@
 #     docker run -v retrain:/data retrain retrain run --dataset digits
 #     docker run -e PREFECT_API_URL -e PREFECT_API_AUTH_STRING retrain prefect worker start --pool retrain-jobs
 #
-# BASE may be any Debian with Python 3.11 or newer. What is written lies under /data, which belongs to user 10001; the
+# BASE may be any Debian with Python 3.11 to 3.13. What is written lies under /data, which belongs to user 10001; the
 # rest may be read-only, if /tmp is not.
 
 ARG BASE=python:3.13-slim-trixie
@@ -18,6 +18,8 @@ COPY requirements.lock requirements-gpu.lock /
 # now, since the user who runs it may not write there.
 RUN case "$SET" in cpu) lock=/requirements.lock ;; gpu) lock=/requirements-gpu.lock ;; \
         *) echo "SET is cpu or gpu, not '$SET'" >&2; exit 2 ;; esac \
+    && python3 -c 'import sys; sys.exit("BASE has Python " + sys.version.split()[0] + ", TensorFlow needs 3.11 to 3.13" \
+        if not (3, 11) <= sys.version_info < (3, 14) else 0)' \
     && python3 -m venv /pip \
     && python3 -m venv --without-pip /opt/retrain \
     && /pip/bin/pip --python /opt/retrain/bin/python install --no-cache-dir --only-binary :all: --no-deps \

@@ -12,7 +12,7 @@ MIRROR ?=
 # More options of `retrain run`.
 ARGS   ?=
 
-.PHONY: run install test test-page test-faults test-e2e test-nightly lint bench bench-seeds bench-gpu lock clean
+.PHONY: run install test test-page test-faults test-e2e test-nightly test-fuzz lint bench bench-seeds bench-gpu lock clean
 
 run: $(VENV)/run.ok
 	@$(VENV)/bin/retrain run --or-digits $(if $(STORE),--store '$(STORE)') $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
@@ -21,31 +21,36 @@ run: $(VENV)/run.ok
 install: $(VENV)/run.ok
 
 # What has targets of its own.
-SLOW := tests/benchmarks tests/browser tests/faults tests/workers tests/end_to_end/test_gate.py tests/deployments/test_ci.py
+E2E  := tests/workers $(filter-out %/test_job.py,$(wildcard tests/end_to_end/test_*.py)) tests/deployments/test_ci.py
+SLOW := tests/benchmarks tests/browser tests/faults $(E2E)
 
 # Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow
 # to make: a store that a first run has filled, a server, TensorFlow's import. In the order of their names, which has the
 # longest ones near its beginning: pytest-xdist's own puts files of few tests last, and one of them then runs alone.
 test: lint
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore ,$(SLOW))
+	$(VENV)/bin/python -m pytest -m "not nightly" -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore ,$(SLOW))
 
-# The report in a real browser; fails where there is no Chromium and no Chrome. Takes half a minute.
+# The report in a real browser; fails where there is no Chromium and no Chrome. Takes two minutes.
 test-page: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/browser
+	$(VENV)/bin/python -m pytest -n 2 tests/browser
 
-# Servers that fail, publishers and trainings that are killed, writers and runs that race; takes about six minutes.
+# Servers that fail, publishers and trainings that are killed, writers and runs that race; takes about ten minutes.
 test-faults: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest tests/faults
+	$(VENV)/bin/python -m pytest -m "not nightly" -n 2 --dist loadfile tests/faults
 
-# A server, two workers and killed processes, the gate in the whole job, the CI workflows' own lines; half an hour.
+# A server, two workers and killed processes, gate and cache in the whole job, the CI workflows' own lines; half an hour.
 test-e2e: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest -m "not nightly" tests/workers tests/end_to_end/test_gate.py tests/deployments/test_ci.py
+	$(VENV)/bin/python -m pytest -m "not nightly" -n 2 --dist loadfile $(E2E)
 
 # Scheduled runs for a quarter of an hour, while servers and workers die, what waits for minutes of silence, and the
 # benchmarks' own code; not part of .ci/run.
 test-nightly: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest -m nightly tests/workers
+	$(VENV)/bin/python -m pytest -m nightly tests/workers tests/faults tests/end_to_end tests/operating
 	$(VENV)/bin/python -m pytest tests/benchmarks
+
+# Each parser of what a store or a mirror holds, with 10,000 mutated files instead of 30; not part of .ci/run.
+test-fuzz: $(VENV)/dev.ok
+	$(VENV)/bin/python -m pytest tests/fuzz --every-case
 
 lint: $(VENV)/dev.ok
 	$(VENV)/bin/ruff check .
@@ -72,7 +77,7 @@ bench-gpu: $(VENV)/dev.ok
 
 # The lock files name every package, so pip has nothing to resolve; an old one could not.
 $(VENV)/run.ok: $(LOCK) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("retrain needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("retrain needs Python 3.11 to 3.13, for which there is TensorFlow; $(PYTHON) is " + sys.version.split()[0] + ". Choose another: make $(or $(MAKECMDGOALS),run) PYTHON=python3.12" if not (3, 11) <= sys.version_info < (3, 14) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

@@ -1,15 +1,17 @@
-"""Puts the deployments of `prefect.yaml` on a server, with the settings as their parameters and schedule.
+"""Puts the deployments of `prefect.yaml` on a server, with a model's settings as their parameters and schedule.
 
-What people have changed there is kept: see `deployments.merge`. Called by `deployments.setup`; imports Prefect, and the
+What people have changed there is kept: see `deployments.merge`. Each model has deployments of its own, by whose names
+an update finds them, and a worker's that all models share. Called by `deployments.setup`; imports Prefect, and the
 flows when it deploys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import (
@@ -20,13 +22,24 @@ from prefect.client.schemas.actions import (
 )
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from deployments.merge import Merge, flat, merge, nested
+from tasks.address import hidden
 from tasks.errors import UsageError
-from tasks.settings import Data, DeviceChoice, GateSettings, RecipeSettings, Settings
+from tasks.settings import (
+    KNOWN,
+    BatchLimits,
+    Data,
+    DeviceChoice,
+    GateSettings,
+    RecipeSettings,
+    Settings,
+    has_batches,
+    require_plain,
+)
 from tasks.values import Value
 
 PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
@@ -34,92 +47,154 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 # Deployments of earlier versions.
 OBSOLETE = ("train/gpu", "notify/on-rejected")
 
-SCHEDULE = "weekly"  # the slug of the schedule, by which an update finds it: do not change it
+RETRAIN, WATCH = "flows.retrain.retrain", "flows.watch.watch"
+
+SCHEDULE = "weekly"  # the slug of a schedule, by which an update finds it: do not change it
+
+
+class Target(NamedTuple):
+    """A model that is deployed: its settings, what its trainings run on, and its store; None keeps the deployed one."""
+
+    settings: Settings
+    device: DeviceChoice
+    store: str | None = None
+
+
+class Change(NamedTuple):
+    """What a deploy does to one deployment, which does not exist yet if `existing` is None.
+
+    It is removed if `merged` is None. The `first` update of one that an earlier version made brings its tags, and ends
+    its concurrency limit.
+    """
+
+    name: str
+    entry: Mapping[str, Any]
+    existing: DeploymentResponse | None
+    merged: Merge | None
+    first: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """What is shown of it."""
+        if self.merged is None:
+            return iter([f"{self.name}: removed, as the source of its model does not grow"])
+        return _lines(self.name, self.existing is not None, self.merged)
 
 
 class Deploy:
-    """The deployments of `prefect.yaml`, with the settings as their parameters and schedule."""
+    """The deployments of `prefect.yaml` for one model, with its settings as their parameters and schedule."""
 
     def __init__(self, client: SyncPrefectClient, settings: Settings, device: DeviceChoice, store: str | None) -> None:
-        self._client = client
+        import yaml
+
+        self._client, self._model = client, settings.model_name
+        self._content = yaml.safe_load(PREFECT_FILE.read_text())
         self._schedule = _cron_schedule(settings)
         timed = settings.model_fields_set & {"cron", "timezone"}
         self._unset = ({"store"} if store is None else set()) | (set() if timed else {"schedule"})
-        self.parameters = parameters_of(settings, device, store or _deployed_store(client))
+        self._prefix = settings.deployment_prefix
+        self._scheduled = f"{self._prefix}scheduled"
+        self.parameters = parameters_of(settings, device, store or self._deployed_store())
 
-    def run(self, overwrite: bool, dry_run: bool, show: Callable[[str], None]) -> None:
-        """Show what differs, then make the deployments."""
-        import yaml
-
-        content = yaml.safe_load(PREFECT_FILE.read_text())
-        for entry in content["deployments"]:
+    def changes(self, overwrite: bool) -> Iterator[Change]:
+        """What has to be done; changes nothing yet. Raises UsageError for what the server must not keep."""
+        source = ""  # as the runs will have it: somebody may have changed it on the server
+        for entry in map(self._named, self._content["deployments"]):
             name = f"{_flow(entry).name}/{entry['name']}"
             existing = read_deployment(self._client, name)
+            if entry["entrypoint"] == WATCH and not has_batches(source):
+                if existing:
+                    yield Change(name, entry, existing, None)
+                continue
             record = self._record(entry) if existing else {}
             before = _always_set(existing) if record is None else record
-            unset = self._unset if existing else ()
+            unset = self._unset - ({"schedule"} if "cron" in entry else set()) if existing else ()
             merged = merge(before, _on_server(existing), self._desired(entry), overwrite, unset)
-            for line in _lines(name, existing is not None, merged):
-                show(line)
-            if not dry_run:
-                self._put(entry, content["pull"], existing, merged, first=record is None)
-                self._write_record(entry, merged.deployed)
-        for name in OBSOLETE:
-            if old := read_deployment(self._client, name):
-                show(f"{name}: removed, as this version does not use it")
-                if not dry_run:
-                    self._client.delete_resource_owned_automations(f"prefect.deployment.{old.id}")
-                    self._client.delete_deployment(old.id)
+            require_plain(f"{name} with the mirror", merged.values.get("data.mirror") or ())
+            if entry["name"] == self._scheduled:
+                source = merged.values.get("data.source") or ""
+            yield Change(name, entry, existing, merged, first=record is None)
 
     def _desired(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        if entry["entrypoint"] != "flows.retrain.retrain":
-            return {}
-        values: dict[str, Any] = self.parameters | entry.get("parameters", {})
-        return values | ({"schedule": text_of(self._schedule)} if entry["name"] == "scheduled" else {})
+        values: dict[str, Any] = self.parameters if entry["entrypoint"] == RETRAIN else {}
+        schedule = {"schedule": text_of(entry["schedule"])} if entry.get("schedule") else {}
+        return {**values, **entry.get("parameters", {}), **schedule}
 
-    def _put(
-        self, entry: Mapping[str, Any], pull: Any, existing: DeploymentResponse | None, merged: Merge, *, first: bool
-    ) -> None:
-        """Create the deployment, or update it in place: its runs, other schedules, tags and job variables stay.
-
-        The `first` update of one that an earlier version made brings its tags, and ends its concurrency limit.
-        """
+    def put(self, change: Change) -> None:
+        """Create the deployment, or update it in place: its runs, other schedules, tags and job variables stay."""
+        _, entry, existing, merged, first = change
+        if merged is None:
+            assert existing
+            delete(self._client, existing)
+            return
         values = dict(merged.values)
         schedule, flow, tags = values.pop("schedule", None), _flow(entry), entry.get("tags", [])
         fields: dict[str, Any] = {
             "description": entry["description"],
             "parameters": nested(values),
             "entrypoint": entry["entrypoint"],
-            "pull_steps": pull,
+            "pull_steps": self._content["pull"],
             "work_pool_name": entry["work_pool"]["name"],
             "parameter_openapi_schema": parameter_schema(flow).model_dump(),
+            "enforce_parameter_schema": True,
         }
+        if queue := entry["work_pool"].get("work_queue_name"):
+            self._ensure_queue(queue, entry["work_pool"]["name"])
+            fields["work_queue_name"] = queue
         if existing is None:
-            schedules = [DeploymentScheduleCreate(schedule=self._schedule, slug=SCHEDULE)] if schedule else []
+            schedules = [DeploymentScheduleCreate(schedule=entry["schedule"], slug=SCHEDULE)] if schedule else []
             flow_id = self._client.create_flow_from_name(flow.name)
-            self._client.create_deployment(
-                flow_id, entry["name"], schedules=schedules, tags=tags, enforce_parameter_schema=True, **fields
-            )
-            return
-        if first:
-            fields |= {"tags": sorted({*existing.tags, *tags}), "concurrency_limit": None}
-        self._client.update_deployment(existing.id, DeploymentUpdate(**{"tags": existing.tags} | fields))
-        if any(each.name == "schedule" for each in merged.changed):
-            self._replace_schedule(existing)
+            self._client.create_deployment(flow_id, entry["name"], schedules=schedules, tags=tags, **fields)
+        else:
+            if first:
+                fields |= {"tags": sorted({*existing.tags, *tags}), "concurrency_limit": None}
+            self._client.update_deployment(existing.id, DeploymentUpdate(**{"tags": existing.tags} | fields))
+            if any(each.name == "schedule" for each in merged.changed):
+                self._replace_schedule(existing, entry["schedule"])
+        self._write_record(entry, merged.deployed)
 
-    def _replace_schedule(self, existing: DeploymentResponse) -> None:
+    def _ensure_queue(self, name: str, pool: str) -> None:
+        """One run of this queue at a time, unless somebody has changed that: else all that are late begin at once."""
+        with suppress(ObjectAlreadyExists):
+            self._client.create_work_queue(name, concurrency_limit=1, work_pool_name=pool)
+
+    def _replace_schedule(self, existing: DeploymentResponse, schedule: CronSchedule) -> None:
         for each in existing.schedules:
             if each.slug == SCHEDULE:
-                self._client.update_deployment_schedule(existing.id, each.id, schedule=self._schedule)
+                self._client.update_deployment_schedule(existing.id, each.id, schedule=schedule)
                 return
         self._client.create_deployment_schedules(
-            existing.id, [DeploymentScheduleCreate(schedule=self._schedule, slug=SCHEDULE)]
+            existing.id, [DeploymentScheduleCreate(schedule=schedule, slug=SCHEDULE)]
+        )
+
+    def _named(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """The entry for this model: its name, and its tag, distinguish the deployments of several models.
+
+        Those without the model's name may be of any: its run form, too, chooses the data. So they have no such tag.
+        """
+        if entry["entrypoint"] not in {RETRAIN, WATCH}:
+            return dict(entry)
+        name = f"{self._prefix}{entry['name']}"
+        tags = [*entry.get("tags", []), *([f"model:{self._model}"] if self._prefix else [])]
+        named = {**entry, "name": name, "tags": tags}
+        if entry["entrypoint"] == WATCH:
+            schedule = CronSchedule(cron=entry["cron"], timezone="UTC")
+            return named | {"parameters": {"deployment": f"retrain/{self._scheduled}"}, "schedule": schedule}
+        return named | ({"schedule": self._schedule} if name == self._scheduled else {})
+
+    def _deployed_store(self) -> str:
+        existing = read_deployment(self._client, f"retrain/{self._scheduled}")
+        if existing and (store := existing.parameters.get("store")):
+            return str(store)
+        raise UsageError(
+            f"cannot deploy {self._model}",
+            "no store is named, and the runs of a server do not see this folder",
+            "Name one that every worker can reach: --store s3://bucket/prefix, or a path that all of them have.",
         )
 
     def _record(self, entry: Mapping[str, Any]) -> dict[str, Any] | None:
         """What the last deploy has set; None if an earlier version deployed, or somebody has removed the record."""
         variable = self._client.read_variable_by_name(_variable(entry))
-        return dict(variable.value) if variable and isinstance(variable.value, dict) else None
+        return _renamed(variable.value) if variable and isinstance(variable.value, dict) else None
 
     def _write_record(self, entry: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         name = _variable(entry)
@@ -129,13 +204,36 @@ class Deploy:
             self._client.create_variable(VariableCreate(name=name, value=dict(values)))
 
 
+def remove_obsolete(client: SyncPrefectClient, dry_run: bool, show: Callable[[str], None]) -> None:
+    """Delete the deployments of earlier versions, with their automations."""
+    for name in OBSOLETE:
+        if old := read_deployment(client, name):
+            show(f"{name}: removed, as this version does not use it")
+            if not dry_run:
+                delete(client, old)
+
+
+def delete(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Delete a deployment with its automations."""
+    client.delete_resource_owned_automations(f"prefect.deployment.{deployment.id}")
+    client.delete_deployment(deployment.id)
+
+
 def parameters_of(settings: Settings, device: DeviceChoice, store: str) -> dict[str, Any]:
     """The parameters of a deployed run, flat: what was chosen, and what a run elsewhere cannot know."""
-    cards: dict[str, type[Value]] = {"data": Data, "recipe": RecipeSettings, "gate": GateSettings}
+    cards: dict[str, type[Value]] = {
+        "data": Data,
+        "recipe": RecipeSettings,
+        "gate": GateSettings,
+        "batches": BatchLimits,
+    }
     chosen = {name: settings.card(kind).model_dump(mode="json", exclude_unset=True) for name, kind in cards.items()}
     own = {"store": store, "device": "cpu" if device == "cpu" else "gpu", "train_on": settings.train_on or "pool"}
     seeds = {"seeds": settings.seeds} if "seeds" in settings.model_fields_set else {}
-    return _without_defaults(flat(chosen) | own | seeds)
+    values = flat(chosen) | own | seeds | {"model": settings.model}
+    if settings.source not in KNOWN and "://" not in settings.source:
+        values["data.source"] = str(Path(settings.source).expanduser().absolute())  # a run has another current folder
+    return _without_defaults(values)
 
 
 def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,23 +250,13 @@ def read_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse 
         return None
 
 
-def _deployed_store(client: SyncPrefectClient) -> str:
-    existing = read_deployment(client, "retrain/scheduled")
-    if existing and (store := existing.parameters.get("store")):
-        return str(store)
-    raise UsageError(
-        "cannot deploy",
-        "no store is named, and the runs of a server do not see this folder",
-        "Name one that every worker can reach: --store s3://bucket/prefix, or a path that all of them have.",
-    )
-
-
 def _cron_schedule(settings: Settings) -> CronSchedule:
     try:
         return CronSchedule(cron=settings.cron, timezone=settings.timezone)
     except ValidationError as error:
         why = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"cannot use --cron {settings.cron!r}", why, "Mondays at 4 are '0 4 * * 1'.") from None
+        what, next_step = f"cannot use the schedule {settings.cron!r}", "Mondays at 4 are '0 4 * * 1'."
+        raise UsageError(what, why, next_step, settings.cron) from None
 
 
 def _on_server(existing: DeploymentResponse | None) -> dict[str, Any]:
@@ -176,9 +264,15 @@ def _on_server(existing: DeploymentResponse | None) -> dict[str, Any]:
     if existing is None:
         return {}
     ours = [each for each in existing.schedules if each.slug == SCHEDULE] or existing.schedules
-    return _without_defaults(flat(existing.parameters)) | {
+    return _without_defaults(_renamed(flat(existing.parameters))) | {
         "schedule": "; ".join(text_of(each.schedule) for each in ours) or None,
     }
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat values as this version writes them: earlier ones called the source dataset, and seeds were a number."""
+    renamed = {"data.source" if name == "data.dataset" else name: value for name, value in values.items()}
+    return renamed | {name: str(value) for name, value in renamed.items() if name == "seeds"}
 
 
 def text_of(schedule: Any) -> str:
@@ -207,7 +301,7 @@ def _lines(name: str, exists: bool, merged: Merge) -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None else str(value)
+    return "unset" if value is None else hidden(str(value))  # earlier versions deployed any address
 
 
 def _variable(entry: Mapping[str, Any]) -> str:

@@ -1,12 +1,15 @@
 """Automations that tell people how retraining went, through a Prefect notification block (Slack, e-mail, a webhook, …).
 
 The server itself sends each notice, so that a missing worker is told too. Only runs of the deployments in DEPLOYMENTS
-are told: not a `retrain run` that somebody types, and not `retrain/ci`. Called by `deployments.setup`.
+are told: not a `retrain run` that somebody types, and not `retrain/ci`. Each model has automations of its own, which
+look at its deployments alone: it is told once, through its own block. Called by `deployments.setup`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -32,6 +35,9 @@ START_TIMEOUT = timedelta(minutes=10)
 ONCE = timedelta(hours=1)
 KEYS = {"prefect.resource.id", "prefect.run-count", "prefect.state-name"}
 
+# A source that cannot be listed fails each look anew.
+WATCH_ONCE = timedelta(days=1)
+
 PAGE = "{{ flow_run | ui_url }}"
 
 
@@ -51,20 +57,22 @@ def find_block(client: SyncPrefectClient, name: str) -> UUID | None:
             f"cannot notify through {name!r}",
             "the server has no such block",
             "Create it in the interface under Blocks, and name it as type/name, such as slack-webhook/ops.",
+            name,
         ) from None
     if document.block_schema is None or "notify" not in document.block_schema.capabilities:
-        raise UsageError(f"cannot notify through {name!r}", "it is not a notification block", "Name one that is.")
+        raise UsageError(f"cannot notify through {name!r}", "it is not a notification block", "Name one that is.", name)
     return document.id
 
 
-def notifications(block: UUID) -> list[AutomationCore]:
-    """The automations that send notices through this block."""
+def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
+    """The automations that send notices through this block of the deployments whose names have this prefix."""
+    of_model = f", {prefix[:-1]}" if prefix else ""
     return [
         _automation(
-            "tell how a run ended",
+            f"tell how a run ended{of_model}",
             f"One notice for each scheduled or requested run that ends as {', '.join(TOLD[:-1])} or {TOLD[-1]}.",
             EventTrigger(
-                **_runs(),
+                **_runs(prefix),
                 for_each=KEYS,
                 expect={f"prefect.flow-run.{name}" for name in TOLD},
                 posture=Posture.Reactive,
@@ -73,15 +81,15 @@ def notifications(block: UUID) -> list[AutomationCore]:
             ),
             _notice(
                 block,
-                "{{ flow_run.state.name }}: {{ flow_run.name }}",
+                "{{ flow_run.state.name }}: {{ flow_run.name.partition(': ')[0] }}",  # the name repeats it
                 "{{ flow_run.state.message or 'no message' }}\nretrain/{{ deployment.name }}: " + PAGE,
             ),
         ),
         _automation(
-            "tell of a run that does not start",
+            f"tell of a run that does not start{of_model}",
             f"A run that is due and has not started {START_TIMEOUT.seconds // 60} minutes later, whatever the reason.",
             EventTrigger(
-                **_runs(),
+                **_runs(prefix),
                 for_each={"prefect.resource.id"},
                 after={"prefect.flow-run.Late", "prefect.flow-run.Pending"},
                 expect={
@@ -99,10 +107,10 @@ def notifications(block: UUID) -> list[AutomationCore]:
             ),
         ),
         _automation(
-            "tell of a run that was skipped",
+            f"tell of a run that was skipped{of_model}",
             "A scheduled run that gives way to the one before, which still runs.",
             EventTrigger(
-                **_runs({"prefect.state-message": f"{SKIPPED}*"}),
+                **_runs(prefix, {"prefect.state-message": f"{SKIPPED}*"}),
                 for_each=KEYS,
                 expect={"prefect.flow-run.Cancelled"},
                 posture=Posture.Reactive,
@@ -116,25 +124,49 @@ def notifications(block: UUID) -> list[AutomationCore]:
                 "that one still works.\n" + PAGE,
             ),
         ),
+        _automation(
+            f"tell of a watch that fails{of_model}",
+            "New batches may wait: their source cannot be listed, or the watch crashes. One notice a day.",
+            EventTrigger(
+                **_runs(prefix, flow="watch", deployments=["watch"]),
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                posture=Posture.Reactive,
+                threshold=1,
+                within=WATCH_ONCE,
+            ),
+            _notice(
+                block,
+                "{{ flow_run.state.name }}: watch/{{ deployment.name }}",
+                "{{ flow_run.state.message or 'no message' }}\n" + PAGE,
+            ),
+        ),
     ]
 
 
-def apply_notifications(client: SyncPrefectClient, block: UUID | None) -> None:
-    """Create or update the automations; without a block, delete them."""
-    for automation in notifications(block or UUID(int=0)):
+def apply_notifications(client: SyncPrefectClient, block: UUID | None, prefix: str) -> None:
+    """Create or update the automations of these deployments; without a block, delete them."""
+    for automation in notifications(block or UUID(int=0), prefix):
         if block:
             upsert(client, automation)
         else:
             remove(client, automation.name)
 
 
-def _runs(labels: dict[str, str] | None = None) -> dict[str, object]:
-    """Which events are looked at: those of our deployments' runs."""
+def _runs(
+    prefix: str,
+    labels: Mapping[str, str] | None = None,
+    flow: str = FLOW,
+    deployments: Sequence[str] = DEPLOYMENTS,
+) -> dict[str, Any]:
+    """Which events are looked at: those of one model's deployments' runs."""
     return {
         "match": {"prefect.resource.id": "prefect.flow-run.*", **(labels or {})},
         "match_related": [
-            {"prefect.resource.role": "flow", "prefect.resource.name": FLOW},
-            {"prefect.resource.role": "deployment", "prefect.resource.name": DEPLOYMENTS},
+            {"prefect.resource.role": "flow", "prefect.resource.name": flow},
+            {
+                "prefect.resource.role": "deployment",
+                "prefect.resource.name": [f"{prefix}{name}" for name in deployments],
+            },
         ],
     }
 

@@ -6,9 +6,8 @@ imports Prefect, and the flows only when it deploys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -18,10 +17,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import upsert
-from deployments.deploy import Deploy
+from deployments.deploy import Deploy, Target, remove_obsolete
 from deployments.notifications import apply_notifications, find_block
 from tasks.running.liveness import HEARTBEAT
-from tasks.settings import DeviceChoice, Settings
 
 POOLS = ("retrain-jobs", "retrain-training")
 
@@ -38,47 +36,54 @@ BEFORE_BEGIN = {f"prefect.flow-run.{name}" for name in ("Pending", "Submitting",
 
 
 def apply(
-    settings: Settings,
-    device: DeviceChoice,
-    store: str | None = None,
+    targets: Sequence[Target],
     *,
     overwrite: bool = False,
     dry_run: bool = False,
     show: Callable[[str], None] = print,
-) -> str:
+) -> list[str]:
     """Create or update pools, deployments and automations on the server that `PREFECT_API_URL` names.
 
+    Nothing is changed unless all of it can be. What is there of other models stays as it is.
+
     Args:
-        settings: What the deployed runs shall do. Whom they tell stays as it is if `notify` is None.
-        device: What the machines of the work pool retrain-training train on; auto means a GPU.
-        store: The address of the store; None keeps the one that was deployed.
+        targets: The models, whose deployments have different names; what the machines of the work pool retrain-training
+            train on as the device, where auto means a GPU. Whom runs tell stays as it is if `notify` is None.
         overwrite: Replace what was changed on the server since the last deploy too.
         dry_run: Only show what would change.
         show: Called with each line that tells of a change, before it is made.
 
     Returns:
-        The address of the store.
+        The address of each model's store.
 
     Raises:
         UsageError: No store is named, and none was deployed; or no such schedule or notification block is possible.
     """
-    block = require_block(settings.notify or "")  # before anything is changed
     with get_client(sync_client=True) as client:
-        deploy = Deploy(client, settings, device, store)
+        blocks = [find_block(client, target.settings.notify or "") for target in targets]
+        deploys = [Deploy(client, *target) for target in targets]
+        # By name: the worker's deployment is the same for all models.
+        planned = {change.name: (deploy, change) for deploy in deploys for change in deploy.changes(overwrite)}
         if not dry_run:
             create_pools()
-        deploy.run(overwrite, dry_run, show)
+        for deploy, change in planned.values():
+            for line in change.lines():
+                show(line)
+            if not dry_run:
+                deploy.put(change)
+        remove_obsolete(client, dry_run, show)
         if not dry_run:
             watch_heartbeats()
-        if not dry_run and settings.notify is not None:
-            apply_notifications(client, block)
-    return str(deploy.parameters["store"])
+            for target, block in zip(targets, blocks, strict=True):
+                if target.settings.notify is not None:
+                    apply_notifications(client, block, target.settings.deployment_prefix)
+    return [str(deploy.parameters["store"]) for deploy in deploys]
 
 
-def require_block(name: str) -> UUID | None:
-    """The id of the notification block; None for an empty name. Raises UsageError if the server has no such block."""
+def require_block(name: str) -> None:
+    """Raise UsageError if the server has no such notification block; an empty name needs none."""
     with get_client(sync_client=True) as client:
-        return find_block(client, name)
+        find_block(client, name)
 
 
 def create_pools() -> None:
@@ -103,7 +108,7 @@ def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
         description="A run that sends no heartbeat any more is Crashed; a training is then tried again.",
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "train"]},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "train", "watch"]},
             for_each={"prefect.resource.id"},
             after={HEARTBEAT, *BEFORE_BEGIN},
             expect={HEARTBEAT, "prefect.flow-run.*"},

@@ -3,10 +3,12 @@
 Published   Completed: a new version is the champion
 Unchanged   Completed: a version with these weights exists already
 Passed      Completed: the model passes the gate, and the run only judges
-Rejected    Failed: the gate rejected the model; its name tells it from an error
+Rejected    Failed: the gate rejected the model, or a check a new batch; its name tells it from an error
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -14,9 +16,12 @@ from prefect.states import Completed, Failed
 from tasks.caching.steps import Run
 from tasks.errors import GateRejected
 from tasks.gate.baselines import Baselines
-from tasks.report.formatting import accuracy_line, step_rows, verdict_line
-from tasks.report.prefect_artifacts import show_table
-from tasks.values import Decision, Outcome, Receipt, Record
+from tasks.report.formatting import accuracy_line, headline, step_rows, table, verdict_line
+from tasks.running.prefect_artifacts import show_markdown, show_verdict
+from tasks.values import BatchVerdict, Decision, Outcome, Receipt, Record
+
+# Refused batches in one message.
+NAMED = 3
 
 
 def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) -> State[Outcome]:
@@ -36,12 +41,31 @@ def nothing_published(decision: Decision, baselines: Baselines, recorded: Record
         message = f"{accuracy_line(decision)}. Nothing was published (dry run). Report: {recorded.report}"
         return Completed(name="Passed", message=message, data=_outcome("passed", decision, None, recorded, run))
     outcome = _outcome("rejected", decision, None, recorded, run)
-    message = f"{verdict_line(decision)}; {accuracy_line(decision)}. Report: {recorded.report}"
+    compare = f"`{recorded.compare}` shows what differs from the champion. " if baselines.champion else ""
+    rows = f"{verdict_line(decision)}; {accuracy_line(decision)}. {headline(decision)}"
+    message = f"{rows} {compare}Report: {recorded.report}"
     return Failed(name="Rejected", message=message, data=GateRejected(message, outcome))
 
 
+def batches_rejected(verdicts: Sequence[BatchVerdict], recorded: Record, run: Run) -> State[Outcome]:
+    """Failed as Rejected: a check refused new batches, and nothing was trained."""
+    refused = [each for each in verdicts if each.failed]
+    rows = "; ".join(f"batch {each.batch}: {', '.join(each.failed)}" for each in refused[:NAMED])
+    more = f"; and {len(refused) - NAMED:,} more" if len(refused) > NAMED else ""
+    leave_out = f"--without {refused[0].batch}"
+    message = (
+        f"{rows}{more}. Nothing was trained. Correct or remove it, or leave it out with `{leave_out}`; if it is right, "
+        f"move its limit in [batches]. Report: {recorded.report}"
+    )
+    show_verdict("rejected")
+    return Failed(name="Rejected", message=message, data=GateRejected(message, None))
+
+
 def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded: Record, run: Run) -> Outcome:
-    show_table("steps", step_rows(run.steps), "Which steps ran, and why")
+    reused = sum(step.cached for step in run.steps)
+    show_markdown("steps", run.series, table(step_rows(run.steps)), f"{reused} of {len(run.steps)} steps reused")
+    version = f" version {receipt.version}" if receipt else ""
+    show_verdict("unchanged" if verdict == "already published" else verdict, version)
     return Outcome(
         verdict=verdict,
         run=run.id,

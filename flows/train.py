@@ -18,6 +18,7 @@ from tasks.caching.steps import Run
 from tasks.errors import RetrainError
 from tasks.learning.device import require
 from tasks.learning.plan import TrainingPlan
+from tasks.report.formatting import count
 from tasks.running.liveness import beats
 from tasks.train import train
 
@@ -26,21 +27,22 @@ LOG = logging.getLogger("retrain.train")
 
 @flow(name="train")
 @beats
-def train_here(plan: TrainingPlan, store: str, refresh: bool = False) -> State[Any]:
+def train_here(plan: TrainingPlan, store: str, refresh: bool = False, series: str = "") -> State[Any]:
     """Train for a run that waits elsewhere. Fails with the message of the error, which the waiting run shows.
 
     Args:
         plan: The images as artifacts of the store, the recipe, and the kind of device that the waiting run expects.
         store: Where the artifacts are and the result is stored.
         refresh: Train again even if the result is stored already.
+        series: Names what the run shows in Prefect's interface.
     """
     try:
         require(plan.device)
-        run = Run(id=str(flow_run.id), url=store, refresh=("train",) if refresh else (), resumes=True)
+        again = ("train",) if refresh else ()
+        run = Run(id=str(flow_run.id), url=store, refresh=again, series=series, resumes=True)
         trained = train(plan, "here", run)
     except RetrainError as error:
         LOG.error("train: %s", error)
         return Failed(message=str(error))
-    return Completed(
-        message=f"{len(trained.history)} epochs on the {trained.device.kind.upper()} {trained.device.name}"
-    )
+    epochs, device = count(len(trained.history), "epoch"), trained.device
+    return Completed(message=f"{epochs} on the {device.kind.upper()} {device.name}")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -46,34 +47,30 @@ def gives_way(function: Callable[P, State[T]]) -> Callable[P, State[T]]:
 def run_before() -> str:
     """The name of the run to give way to; "" where there is none.
 
-    A run that began earlier is watched until it gives a sign of life, within 30 s; one that gives none is Crashed.
+    Every run that began earlier is watched until one gives a sign of life, within 30 s; those that give none are
+    Crashed. All are watched at once: of several that died together, each would else take the whole silence.
     """
     if TAG not in flow_run.tags:
         return ""
+    watches: dict[UUID, Watch] = {}
     with get_client(sync_client=True) as client:
         while earlier := _earlier(client):
-            if _lives(client, earlier):
-                return str(earlier.name)
+            for run in earlier:
+                watch = watches.setdefault(run.id, Watch(client, run.id))
+                if run.state and watch.is_dead(run.state):
+                    declare_dead(client, run.id, run.state)
+                elif watch.signs > 1:
+                    return str(run.name)
+            time.sleep(POLL_SECONDS)
     return ""
 
 
-def _earlier(client: SyncPrefectClient) -> FlowRun | None:
+def _earlier(client: SyncPrefectClient) -> list[FlowRun]:
     me = client.read_flow_run(flow_run.id)
     query: dict[str, Any] = {"deployment_id": {"any_": [me.deployment_id]}, "state": {"type": {"any_": AT_WORK}}}
     runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(query))
-    return min((run for run in runs if _order(run) < _order(me)), key=_order, default=None)
+    return sorted((run for run in runs if _order(run) < _order(me)), key=_order)
 
 
 def _order(run: FlowRun) -> tuple[Any, str]:
     return run.start_time, str(run.id)
-
-
-def _lives(client: SyncPrefectClient, run: FlowRun) -> bool:
-    watch = Watch(client, run.id)
-    while (state := client.read_flow_run(run.id).state) and not state.is_final():
-        if watch.is_dead(state):
-            declare_dead(client, run.id, state)
-        if watch.signs > 1:
-            return True
-        time.sleep(POLL_SECONDS)
-    return False

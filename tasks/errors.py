@@ -1,14 +1,40 @@
 """Every error this project raises on purpose: one tree, one line each.
 
 An error says what failed, why, and what to do next; the command line prints exactly that line. Anything that is
-not a `RetrainError` is a defect and keeps its traceback. Any module may import this one; it imports nothing.
+not a `RetrainError` is a defect and keeps its traceback. Any module may import this one; it imports only
+`tasks.address`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from tasks.address import escaped, hidden
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised for, one after the other."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a request failed, as far as the system or the TLS library says; else the error's name.
+
+    Never the error's own text: that of an HTTP client repeats addresses and headers, and with them passwords.
+    """
+    for cause in causes(error):
+        for name in ("verify_message", "strerror", "reason"):  # of a certificate, of the system, of TLS
+            if isinstance(cause, OSError) and isinstance(text := getattr(cause, name, None), str) and text:
+                return " ".join(text.split())
+    return type(error).__name__
+
 
 class RetrainError(Exception):
-    """Something failed for a reason the user can act on.
+    """Something failed for a reason the user can act on. No part of it shows the secrets of an address: see `hidden`.
+
+    Names and texts from a store may stand in it, so that control characters and line breaks are escaped.
 
     Args:
         what: What failed, with its name ("cannot reach the store s3://models").
@@ -19,17 +45,24 @@ class RetrainError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, why: str, next_step: str) -> None:
-        super().__init__(what, why, next_step)
-        self.what, self.why, self.next_step = what, why, next_step
+        self.what, self.why, self.next_step = (escaped(hidden(text)) for text in (what, why, next_step))
+        super().__init__(self.what, self.why, self.next_step)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why.rstrip('.')}. {self.next_step}"
 
 
 class UsageError(RetrainError):
-    """A setting or a command-line argument that cannot be used."""
+    """A setting or a command-line argument that cannot be used.
+
+    `value` is the text at fault where it may be that of a setting: the command line then adds where that was written.
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, why: str, next_step: str, value: str | None = None) -> None:
+        super().__init__(what, why, next_step)
+        self.value = value
 
 
 class StoreError(RetrainError):
@@ -38,6 +71,10 @@ class StoreError(RetrainError):
 
 class KeyMissing(StoreError):
     """No object is stored under that key."""
+
+
+class ObjectTooLarge(StoreError):
+    """An object has more bytes than belong under its key; they were not read."""
 
 
 class KeyConflict(StoreError):
@@ -77,7 +114,11 @@ class DataError(RetrainError):
 
 
 class DeviceError(RetrainError):
-    """The device asked for is not there."""
+    """The device asked for, or the package that trains on it, is not there."""
+
+
+class NetworkError(RetrainError):
+    """A network of somebody's own is not there, or is none for the images."""
 
 
 class TrainingError(RetrainError):
@@ -97,7 +138,11 @@ class ModelFileError(RetrainError):
 
 
 class LoadBackError(RetrainError):
-    """A process of its own could not predict with the model file."""
+    """The model file is refused in an isolated subprocess, or predicts something else there: the gate rejects it."""
+
+
+class SubprocessError(RetrainError):
+    """The isolated subprocess did not finish on this machine, which tells nothing of the model file."""
 
 
 class ExportError(RetrainError):

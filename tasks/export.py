@@ -5,6 +5,7 @@ onnxruntime predicts every test image with it. Needs the extra `onnx`, otherwise
 
 from __future__ import annotations
 
+import json
 import logging
 
 from tasks.caching.keys import installed
@@ -15,9 +16,12 @@ from tasks.gate.candidate import Candidate
 from tasks.learning import model_file
 from tasks.learning.agreement import agreement
 from tasks.learning.onnx_file import PACKAGES, left_out, run_onnx, to_onnx
-from tasks.values import Artifact, Examples, Export
+from tasks.values import ONNX, Artifact, Examples, Export
 
 LOG = logging.getLogger("retrain.export")
+
+# The command that adds the extra.
+INSTALL = "pip install -e '.[onnx]'"
 
 # Largest allowed difference to an evaluated probability. The class of an image may never differ.
 TOLERANCE = 1e-4
@@ -37,9 +41,20 @@ def compare(predicted: Probabilities, evaluated: Probabilities) -> float:
     return agreed.largest
 
 
+def with_classes(data: bytes, classes: tuple[str, ...]) -> bytes:
+    """The ONNX file with the names of its outputs in its metadata: `classes`, a JSON list; the same gives the same."""
+    from onnx import helper, load_model_from_string
+
+    model = load_model_from_string(data)
+    helper.set_model_props(model, {"classes": json.dumps(classes, ensure_ascii=False)})
+    return bytes(model.SerializeToString(deterministic=True))
+
+
 @step(packages=["keras", "numpy", *PACKAGES, "tensorflow"])
-def export(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> Export:
+def export(model: Artifact, test: Examples, evaluated: Artifact, classes: tuple[str, ...], run: Run) -> Export:
     """Convert the model file to ONNX, and compare the predictions of onnxruntime with the evaluated ones.
+
+    `classes` are the names of the classes, for the file's metadata.
 
     Raises:
         ExportError: The model cannot be converted, or its ONNX file predicts something else.
@@ -47,14 +62,14 @@ def export(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> Ex
     published, images = run.artifacts.get(model), from_npy(run.artifacts.get(test.images))
     probabilities, _ = from_npz(run.artifacts.get(evaluated))
     try:
-        data = to_onnx(model_file.load(published))
+        data = with_classes(to_onnx(model_file.load(published)), classes)
         largest = compare(run_onnx(data, images), probabilities)
     except ExportError:
         raise
     except Exception as error:  # an error of the two packages must not stop the publish
         raise left_out(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     LOG.info("export: onnxruntime predicts the same, to within %.1g", largest)
-    return Export(file=run.artifacts.put(data, "application/onnx"), largest_difference=largest)
+    return Export(file=run.artifacts.put(data, ONNX), largest_difference=largest)
 
 
 def export_candidate(candidate: Candidate, run: Run) -> Candidate:
@@ -65,10 +80,11 @@ def export_candidate(candidate: Candidate, run: Run) -> Candidate:
 def _export_or_reason(candidate: Candidate, run: Run) -> Export:
     missing = [name for name in PACKAGES if not installed(name)]
     if missing:
-        LOG.info("export: no model.onnx, %s is not installed. Install retrain-mnist[onnx] to publish one.", missing[0])
+        LOG.info("export: no model.onnx, as %s is not installed; %s in the checkout adds it", missing[0], INSTALL)
         return Export(left_out=f"{missing[0]} is not installed")
     try:
-        return export(candidate.trained.model, candidate.prepared.test, candidate.evaluation.predictions, run)
+        prepared, evaluated = candidate.prepared, candidate.evaluation.predictions
+        return export(candidate.trained.model, prepared.test, evaluated, prepared.classes, run)
     except ExportError as error:
         LOG.warning("export: %s", error)
         return Export(left_out=error.why)

@@ -9,6 +9,7 @@ Called by the flow.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from tasks.caching.steps import Run, step
 from tasks.data.arrays import Probabilities, from_npy, from_npz
@@ -43,7 +44,12 @@ def compare(predicted: Probabilities, evaluated: Probabilities) -> LoadBack:
     return LoadBack(images=agreed.images, same=agreed.same, largest_difference=agreed.largest)
 
 
-@step(packages=["keras", "numpy", "tensorflow"])
+def _fits(result: LoadBack, read: Callable[[Artifact], bytes], model: Artifact, test: Examples, *_: object) -> None:
+    if result.failure or not 0 <= result.same <= result.images or result.images != len(from_npy(read(test.labels))):
+        raise ValueError("it is of other test images")
+
+
+@step(packages=["keras", "numpy", "tensorflow"], fits=_fits)
 def load_back(model: Artifact, test: Examples, evaluated: Artifact, run: Run) -> LoadBack:
     """Predict with the model file in a subprocess and compare with the evaluated predictions.
 

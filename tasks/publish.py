@@ -6,13 +6,16 @@ Not cached: the registry says what is published already, so a repeated run chang
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from tasks.caching.steps import Run, step
-from tasks.errors import ChampionMoved
+from tasks.data.arrays import answers
+from tasks.errors import ChampionMoved, StoreError
 from tasks.gate.baselines import Baselines
+from tasks.gate.candidate import Candidate
+from tasks.record import complete
 from tasks.registry import Registry
-from tasks.report.facts import Document, Facts
+from tasks.registry.answers import SeedAnswers
+from tasks.report.facts import Document, Facts, manifest_facts
 from tasks.report.formatting import accuracy_line, verdict_line
 from tasks.report.model_card import model_card
 from tasks.report.step import report_files
@@ -35,8 +38,8 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
         ChampionMoved: The champion changed in each of `ROUNDS` rounds.
     """
     candidate = facts.candidate
-    registry = Registry(run.store, candidate.prepared.dataset, capabilities)
-    files = report_files(reports, run) | {
+    registry = Registry(run.store, candidate.model_name, capabilities)
+    files = report_files(complete(facts, facts.decision, reports, baselines.champion, run)) | {
         "model.keras": run.artifacts.get(candidate.trained.model),
         "predictions.npz": run.artifacts.get(candidate.evaluation.predictions),
     }
@@ -50,36 +53,27 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
             raise
         LOG.warning("publish: another run was first, so the model is judged again: %s", error)
         return Published(receipt=None)
+    if len(candidate.by_seed) > 1:
+        _keep_seeds(candidate, registry.manifest(receipt.version).identity, run)
     LOG.info(
         "publish: %s version %d, the champion is version %d",
-        candidate.prepared.dataset,
+        candidate.model_name,
         receipt.version,
         receipt.champion,
     )
     return Published(receipt=receipt)
 
 
+def _keep_seeds(candidate: Candidate, identity: str, run: Run) -> None:
+    """Keep what the models of the other seeds answer. Without it they are trained again, when they are needed."""
+    try:
+        predicted, labels = answers(map(run.artifacts.get, candidate.by_seed))
+        SeedAnswers(run.store, *candidate.prepared.test_set).keep(identity, predicted, labels)
+    except StoreError as error:
+        LOG.warning("publish: what the other seeds answer is not kept: %s", error)
+
+
 def reason(decision: Decision) -> str:
     """Why the champion changes, as the history keeps it."""
     overridden = f"{verdict_line(decision)}; " if decision.override else ""
     return f"{overridden}{accuracy_line(decision)}"
-
-
-def manifest_facts(facts: Facts) -> dict[str, Any]:
-    """The facts in a version's manifest: digests of data, code and packages, metrics, the decision."""
-    candidate, evaluation = facts.candidate, facts.candidate.evaluation
-    return {
-        "weights_digest": candidate.trained.weights_digest,
-        "data": {
-            "train": candidate.prepared.train.images.sha256,
-            "test": candidate.prepared.test.images.sha256,
-            "test_labels": candidate.prepared.test.labels.sha256,
-        },
-        "recipe": candidate.recipe.model_dump(mode="json"),
-        "device": candidate.trained.device.model_dump(mode="json"),
-        "provenance": facts.provenance.model_dump(mode="json"),
-        "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
-        "seeds": candidate.spread and candidate.spread.model_dump(mode="json"),
-        "onnx": candidate.exported.model_dump(mode="json"),
-        "decision": facts.decision.model_dump(mode="json"),
-    }

@@ -10,9 +10,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tasks.address import Address
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+# The most bytes of an artifact of each kind, as whoever writes a cached result may name anything, and readers have the
+# artifact in memory. Of an array: the pixels of a split (`tasks.data.sources.interface`) and a header. Of a model:
+# twice the largest weights that anybody loads. Of a page of the report: with 1,000 classes it has 8 MB.
+LARGEST_ARRAY, LARGEST_FILE, LARGEST_PAGE = 64 * 10**9 + 4096, 1 << 30, 16 << 20
 
 
 class Value(BaseModel):
@@ -29,28 +36,106 @@ class Artifact(Value):
     media_type: str
 
 
-class Files(Value):
-    """The four IDX files of a data set: canonical content (header and data, not compressed), verified."""
+def _kind(media_type: str, limit: int) -> AfterValidator:
+    def check(artifact: Artifact) -> Artifact:
+        if artifact.media_type != media_type or artifact.size > limit:
+            raise ValueError(f"it is no {media_type} of at most {limit:,} bytes")
+        return artifact
 
-    dataset: str
-    train_images: Artifact
-    train_labels: Artifact
-    test_images: Artifact
-    test_labels: Artifact
+    return AfterValidator(check)
 
 
-class Download(Value):
-    """The result of `download`. `source` names the mirror that served it, and is no input of a later step."""
-
-    files: Files
-    source: str
+NPY, NPZ, KERAS, ONNX = "application/x-npy", "application/x-npz", "application/vnd.keras", "application/onnx"
+ArrayFile = Annotated[Artifact, _kind(NPY, LARGEST_ARRAY)]
+PredictionsFile = Annotated[Artifact, _kind(NPZ, LARGEST_ARRAY)]
+ModelFile = Annotated[Artifact, _kind(KERAS, LARGEST_FILE)]
+OnnxFile = Annotated[Artifact, _kind(ONNX, LARGEST_FILE)]
+HtmlPage = Annotated[Artifact, _kind("text/html", LARGEST_PAGE)]
+MarkdownPage = Annotated[Artifact, _kind("text/markdown", LARGEST_PAGE)]
+JsonPage = Annotated[Artifact, _kind("application/json", LARGEST_PAGE)]
 
 
 class Examples(Value):
-    """One split as .npy artifacts: images uint8 (n, 784), labels uint8 (n,)."""
+    """One split as .npy artifacts: images uint8, labels uint8 (n,), or uint16 for more than 256 classes.
 
-    images: Artifact
-    labels: Artifact
+    The images have the shape (n, height, width) or (n, height, width, 3) in a `Dataset`, (n, pixels) in `Prepared`.
+    """
+
+    images: ArrayFile
+    labels: ArrayFile
+
+
+class BatchContent(Value):
+    """One batch of a source that grows, in canonical form by itself: a label indexes the batch's own `classes`.
+
+    `train` is None where every image is a test image, `test` where none is. `digest` identifies images, labels and
+    class names: equal batches are equal whatever their names, formats and times are.
+    """
+
+    digest: Sha256
+    train: Examples | None
+    test: Examples | None
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    images: int
+    test_images: int
+
+
+class Batch(Value):
+    """A batch of a source that grows: its name there, the digest of its content, and how many images it has.
+
+    `images` are those to learn from; `test_images` are in `test`, None where there are none.
+    """
+
+    name: str
+    digest: Sha256
+    images: int
+    test_images: int
+    test: ArrayFile | None = None
+
+
+class Dataset(Value):
+    """Labelled images in canonical form: the same images and labels are equal, whichever format they came in.
+
+    `test` is None where the source has no test split. `classes` are the names of the labels 0, 1, …; `dataset` is the
+    name of a known data set, "" for any other. `batches` are those of a source that grows, sorted by name.
+    """
+
+    dataset: str
+    train: Examples
+    test: Examples | None
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    batches: tuple[Batch, ...] = ()
+
+
+class SeenBatch(Value):
+    """A batch that a run learns from; `seen` tells whether its files changed."""
+
+    name: str
+    digest: Sha256
+    seen: Sha256
+
+
+class Collected(Value):
+    """The result of `collect`: the batches that a run learns from, sorted by name; `source` is their folder.
+
+    No model has learned from the `new` ones. `unreadable` has a reason for each batch that is left out of this run
+    alone; those that are `gone` were learned from and are no longer there.
+    """
+
+    source: Address
+    batches: tuple[SeenBatch, ...]
+    new: tuple[str, ...]
+    unreadable: dict[str, str]
+    gone: tuple[str, ...]
+
+
+class Download(Value):
+    """The result of `download`. `source` names what served it, and is no input of a later step."""
+
+    data: Dataset
+    source: Address
 
 
 class Statistics(Value):
@@ -64,13 +149,27 @@ class Statistics(Value):
 
 
 class Prepared(Value):
-    """The result of `preprocess`: the splits, and the statistics of each by its name."""
+    """The result of `preprocess`: the splits, and the statistics of each by its name.
+
+    `shape` is that of an image, (height, width) or (height, width, 3); `classes` has the names of the labels, () in
+    documents of earlier versions. `leaked` counts the images that stood in the test split too, and were left out.
+    `batches` are those that the images come from, where the source grows.
+    """
 
     dataset: str
+    shape: tuple[int, ...] = (28, 28)
+    classes: tuple[str, ...] = ()
+    leaked: int = 0
+    batches: tuple[Batch, ...] = ()
     train: Examples
     test: Examples
     validation: Examples | None = None
     statistics: dict[str, Statistics]
+
+    @property
+    def test_set(self) -> tuple[Sha256, Sha256]:
+        """The digests of the test split's images and labels."""
+        return self.test.images.sha256, self.test.labels.sha256
 
 
 class Epoch(Value):
@@ -103,7 +202,7 @@ class Device(DeviceKind):
 class Trained(Value):
     """The result of `train`. Seconds and `finished` differ between runs, so only `model` is an input of later steps."""
 
-    model: Artifact
+    model: ModelFile
     weights_digest: Sha256
     parameters: int
     history: tuple[Epoch, ...]
@@ -128,7 +227,7 @@ class Evaluation(Value):
     `confusion[truth][guess]` counts images; `loss` is the mean categorical cross-entropy in nats.
     """
 
-    predictions: Artifact
+    predictions: PredictionsFile
     images: int
     correct: int
     accuracy: float
@@ -138,10 +237,11 @@ class Evaluation(Value):
 
 
 class SeedScore(Value):
-    """The test accuracy of the training with one seed."""
+    """The test accuracy of the training with one seed, and the digest of its weights; "" in earlier documents."""
 
     seed: int
     accuracy: float
+    weights: str = ""
 
 
 class Spread(Value):
@@ -153,6 +253,20 @@ class Spread(Value):
     deviation: float
     lowest: float
     highest: float
+
+
+class Stage(Value):
+    """A stage of a verdict, with so many seeds of the recipe.
+
+    `seconds` is what the trainings took that it added, where they were computed. `step` is what followed, `why` the
+    reason. `seeds_left` tells whether further seeds could be trained.
+    """
+
+    seeds: int
+    seconds: float
+    step: Literal["publish", "reject", "more"]
+    why: str
+    seeds_left: bool
 
 
 class LoadBack(Value):
@@ -171,7 +285,7 @@ class LoadBack(Value):
 class Export(Value):
     """model.onnx, with which onnxruntime predicts the same, or the reason why it is left out."""
 
-    file: Artifact | None = None
+    file: OnnxFile | None = None
     largest_difference: float = 0.0
     left_out: str = ""
 
@@ -191,6 +305,26 @@ class Check(Value):
     loss: bool = False
 
 
+class BatchVerdict(Value):
+    """The rows of a new batch; `offending` has, by the name of a failed row, the numbers of images that show why.
+
+    An image's number is its place among the batch's images to learn from and, after them, its test images. `guesses`
+    has, for a row that asks the champion, the classes that it takes these images for.
+    """
+
+    batch: str
+    digest: Sha256
+    images: int
+    checks: tuple[Check, ...]
+    offending: dict[str, tuple[int, ...]] = {}
+    guesses: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the rows that do not pass."""
+        return tuple(check.name for check in self.checks if not check.passed)
+
+
 class Override(Value):
     """Who published a model that the gate rejected, and why."""
 
@@ -202,7 +336,9 @@ class Decision(Value):
     """The decision of the gate, row by row.
 
     The verdict is "no change" for weights that are published already. `remark` says what no row can. `override` is set
-    only where a model is published that the rows reject.
+    only where a model is published that the rows reject. `look` counts the verdicts on the same test images, this one
+    included; 0 where nobody has counted. `stages` tells how many seeds it took, and why; () where models are compared,
+    and not recipes.
     """
 
     verdict: Literal["publish", "reject", "no change"]
@@ -211,29 +347,33 @@ class Decision(Value):
     checks: tuple[Check, ...]
     remark: str = ""
     override: Override | None = None
+    look: int = 0
+    stages: tuple[Stage, ...] = ()
 
 
 class Provenance(Value):
     """Where a model comes from: code, packages, and the seconds each step took where it was computed.
 
-    `digests` holds a SHA-256 of each package's installed files, by the package's name.
+    `digests` holds a SHA-256 of each package's installed files, by the package's name; `modules` one of each module of
+    this project that the model was made and measured with, which comments and layout do not change.
     """
 
     code: str
     python: str
     packages: dict[str, str]
     digests: dict[str, Sha256] = {}
-    source: str
+    modules: dict[str, Sha256] = {}
+    source: Address
     seconds: dict[str, float]
 
 
 class Reports(Value):
     """The rendered report: report.html, report.md, report.json, and the Markdown with pictures for the run's page."""
 
-    html: Artifact
-    markdown: Artifact
-    data: Artifact
-    run_page: Artifact
+    html: HtmlPage
+    markdown: MarkdownPage
+    data: JsonPage
+    run_page: MarkdownPage
 
 
 class Receipt(Value):
@@ -271,9 +411,10 @@ class StepRun(Value):
 
 
 class Record(Value):
-    """The address of a run's report."""
+    """The address of a run's report, and the command that compares the run's model with the champion."""
 
     report: str
+    compare: str = ""
 
 
 class Outcome(Value):

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import s3
+
+# No case is late on a machine that does other things too.
+settings.register_profile("patient", settings.get_profile("default"), deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "patient")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Before anything imports Prefect: it reads these when it is imported.
 HOME = Path(tempfile.mkdtemp(prefix="retrain-tests-"))
@@ -23,6 +32,7 @@ os.environ |= {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "RETRAIN_HOME": str(HOME / "retrain"),
     "RETRAIN_CONFIG": os.devnull,  # not the retrain.toml of whoever runs the tests
+    "RETRAIN_SEEDS": "1",  # a test of further seeds asks for them: they take time
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "",
 }
@@ -51,10 +61,24 @@ def bucket(s3_server: str) -> str:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server that flows report to."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    def start(server: SubprocessASGIServer) -> subprocess.Popen[bytes]:
+        # Prefect's own way to start it, but for the transactions: on a busy machine they lock each other out, and the
+        # server gives events up, such as the end of a task.
+        program = "import uvicorn; from flows.cli.sqlite_server import lock_at_begin; lock_at_begin(); "
+        program += "uvicorn.run('prefect.server.api.server:create_app', factory=True, log_level='error', "
+        program += f"host='127.0.0.1', port={server.port}, lifespan='on')"
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        return subprocess.Popen([sys.executable, "-c", program], env=os.environ | own | settings, cwd=ROOT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", start)
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(params=["local", "s3"])

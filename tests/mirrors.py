@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tasks.data import idx
 from tasks.data.datasets import MNIST, FileSpec, Spec, digest
@@ -36,6 +41,7 @@ class Mirror:
 
     def __init__(self, answers: dict[str, Answer]) -> None:
         self.answers, self.asked = answers, list[str]()
+        self.authorizations: list[str | None] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
 
@@ -51,6 +57,7 @@ class Mirror:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 # The client may give up, as it should.
+                mirror.authorizations.append(self.headers["Authorization"])
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self._send(mirror.answer(self.path.lstrip("/")))
 
@@ -88,6 +95,61 @@ def serving(answers: dict[str, Answer]) -> Iterator[Mirror]:
         thread.join()
 
 
+class _RawServer(ThreadingTCPServer):
+    """One thread a connection; a client that leaves is no error."""
+
+    daemon_threads = True
+    request_queue_size = 50
+
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        pass
+
+
+@contextmanager
+def sending(pieces: Callable[[], Iterable[bytes]], pause: float = 0.0, pem: Path | None = None) -> Iterator[str]:
+    """The address of a mirror that sends these bytes, whatever it is asked, and closes; over TLS with a certificate.
+
+    `pieces` is called for each connection. There are `pause` seconds before each piece.
+    """
+    over = threading.Event()
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                suppress(OSError),
+                context.wrap_socket(self.request, server_side=True) if context else self.request as connection,
+            ):
+                self.answer(connection)
+
+        def answer(self, connection: socket.socket) -> None:
+            connection.settimeout(10)
+            received = b""
+            while b"\r\n\r\n" not in received and (data := connection.recv(65536)):
+                received += data
+            for piece in pieces():
+                if over.wait(pause):
+                    break
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # or the client would see a reset instead of what was sent
+                pass
+
+    context = None
+    if pem:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+    with _RawServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        port = server.server_address[1]
+        try:
+            yield f"https://localhost:{port}/" if pem else f"http://127.0.0.1:{port}/"
+        finally:
+            over.set()
+            server.shutdown()
+            thread.join()
+
+
 def small_mnist(train: int = 640, test: int = 300, seed: int = 0) -> Contents:
     """A small data set that a dense network learns fairly well: one coarse pattern per digit, under noise."""
     random = np.random.default_rng(seed)
@@ -102,6 +164,25 @@ def small_mnist(train: int = 640, test: int = 300, seed: int = 0) -> Contents:
 
 # What the tests of the whole job learn from.
 CONTENTS = small_mnist()
+
+
+def mutations(data: bytes) -> st.SearchStrategy[bytes]:
+    """Bytes that are nearly these: some overwritten, cut out, repeated or inserted, or the end cut off."""
+    position = st.integers(0, len(data))
+
+    def change(edits: list[tuple[int, int, bytes]], end: int | None) -> bytes:
+        changed = bytearray(data)
+        for start, length, piece in edits:
+            changed[start : start + length] = piece
+        return bytes(changed[:end])
+
+    piece = st.one_of(
+        st.binary(max_size=8),
+        st.sampled_from([b"\xff" * 4, bytes(4), b"\xff" * 8, b"PK\x01\x02", b"PK\x05\x06", b"\x1f\x8b\x08", data]),
+        st.tuples(position, st.integers(1, 64)).map(lambda part: data[part[0] : part[0] + part[1]]),
+    )
+    edits = st.lists(st.tuples(position, st.integers(0, 8), piece), max_size=4)
+    return st.builds(change, edits, st.none() | position)
 
 
 def spec_for(contents: Contents, mirrors: tuple[str, ...] = ("https://mirror.invalid/",)) -> Spec:

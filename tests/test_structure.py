@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up: a module imports from its own layer and from those before it.
 LAYERS = (
+    {"tasks.address"},
     {"tasks.values", "tasks.errors"},
     {"tasks.settings"},
     {"tasks.storage", "tasks.running"},
@@ -27,7 +28,19 @@ LAYERS = (
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 
 # Seconds of import, or not installed everywhere: never at the top of a module.
-HEAVY = {"tensorflow", "keras", "matplotlib", "jinja2", "PIL", "sklearn", "scipy", "onnx", "onnxruntime", "yaml"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "matplotlib",
+    "jinja2",
+    "PIL",
+    "sklearn",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "pyarrow",
+    "yaml",
+}
 
 PREFECT_FREE = ("data", "gate.checks", "gate.paired", "registry", "storage", "caching.keys", "caching.inventory")
 

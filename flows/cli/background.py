@@ -1,6 +1,6 @@
 """`retrain up`, `status` and `down`: a Prefect server and workers in the background of this machine.
 
-    $RETRAIN_HOME/up/state.json    port, store and the like, kept over `down`, and the processes that were started
+    $RETRAIN_HOME/up/state.json    port, store, files, …, kept over `down`, and the processes that were started
     $RETRAIN_HOME/up/password      user and password of the server, for its workers, our own clients and the interface
     $RETRAIN_HOME/up/*.log         the output of each process
     $RETRAIN_HOME/up/prefect.db    the server's database: runs, schedules, logs
@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,6 +32,8 @@ import psutil
 from pydantic import Field
 
 from flows.cli.command import DEPLOYED, OVERWRITE, Command
+from flows.cli.config import ModelSettings, require_deployable
+from flows.cli.layout import say
 from flows.cli.progress import show_progress
 from flows.cli.server import (
     FOREIGN,
@@ -47,9 +49,9 @@ from flows.cli.server import (
     use_server,
 )
 from tasks.errors import ServerError, UsageError
-from tasks.settings import DeviceChoice, Settings, home
+from tasks.settings import DeviceChoice, Settings, has_batches, home
 from tasks.storage import open_store
-from tasks.storage.probe import check
+from tasks.storage.probe import check, folders_of_run
 from tasks.values import Value
 
 LOG = logging.getLogger("retrain")
@@ -110,6 +112,8 @@ class State(Value):
     port: int
     store: str
     device: DeviceChoice = "auto"
+    files: tuple[str, ...] = ()
+    """The whole paths of the files of settings that were deployed last."""
     processes: dict[str, Process] = Field(default_factory=dict)
     has_password: bool = False
 
@@ -130,6 +134,7 @@ class State(Value):
 
 def up(options: argparse.Namespace) -> int:
     """`retrain up`: start each process that does not run, and put pools, deployments and automations on the server."""
+    require_deployable(options.models)
     show_progress()
     with _one_at_a_time():
         return _up(options)
@@ -143,10 +148,20 @@ def _up(options: argparse.Namespace) -> int:
             f"PREFECT_API_URL is {configured}",
             "Put the deployments there with `retrain deploy`, or unset it to start a server here.",
         )
-    wanted = _remembered(options, previous)
+    models: Sequence[ModelSettings] = options.models
+    settings = [model.settings for model in models]
+    from tasks.learning.network import code
+
+    for each in settings:
+        code(
+            each.network or ""
+        )  # a module that this machine, which trains, cannot find fails here and not in the first run
+    wanted = _remembered(models, options.port, previous)
     device = _training_device(wanted.device)
     store = open_store(wanted.store)
-    check(store)  # so that a wrong address fails here and not in the first run
+    # So that a wrong address or a missing permission fails here and not in the first run.
+    folders = (folders_of_run(one.model_name, False, has_batches(one.source)) for one in settings)
+    check(store, sorted(set().union(*folders)))
     done: list[str] = []
     state = _ensure_server(previous, wanted.model_copy(update={"store": store.url}), options.port, done)
     _wait_until_ready(lambda: is_reachable(state.api), state, SERVER)
@@ -156,27 +171,71 @@ def _up(options: argparse.Namespace) -> int:
     os.environ |= _environment(state)
     use_server(server)
 
+    from deployments.deploy import Target
     from deployments.setup import apply, create_pools, require_block
 
-    require_block(options.settings.notify or "")
+    for each in settings:
+        require_block(each.notify or "")
     create_pools()
     state = _ensure_workers(state, done)
-    apply(options.settings, device, store.url, overwrite=options.overwrite, show=LOG.info)
-    state = _write_state(state.model_copy(update={"store": store.url, "device": wanted.device}))
+    apply([Target(each, device, store.url) for each in settings], overwrite=options.overwrite, show=LOG.info)
+    kept = {"store": store.url, "device": wanted.device, "files": wanted.files}
+    state = _write_state(state.model_copy(update=kept))
     for name, (pool, _) in WORKERS.items():
         _wait_until_ready(lambda pool=pool: _pool_is_ready(server, pool), state, name)  # type: ignore[misc]
-    print("\n".join([_summary(state), *(done or ["nothing had to be started"])]))
+    _show(state)
+    for line in done or ["nothing had to be started"]:
+        say(line)
     return 0
 
 
-def _remembered(options: argparse.Namespace, previous: State | None) -> State:
-    """What `up` is told, and where it is not, what it was told the last time."""
-    settings, given = options.settings, options.settings.model_fields_set
+def remembered_files() -> list[Path]:
+    """The files that `up` deployed last, for one that finds none: a bare `retrain up` at boot deploys the same models.
+
+    Without them it would deploy MNIST beside them. Raises UsageError if one is gone.
+    """
+    state = _read_state()
+    files = [Path(file) for file in state.files] if state else []
+    for file in files:
+        if not file.exists():
+            raise UsageError(
+                f"cannot read the settings in {file}",
+                "the last `retrain up` has deployed them, and the file is gone",
+                "Put it back, or name the files with --config.",
+            )
+    return files
+
+
+def _remembered(models: Sequence[ModelSettings], port: int | None, previous: State | None) -> State:
+    """What `up` is told, and where it is not, what it was told the last time.
+
+    Store and device are the machine's: its workers, which train all models, have one. So the files must agree.
+    """
+    stores = {open_store(each.settings.store).url: each.name for each in _which_set("store", models)}
+    devices = {each.settings.device: each.name for each in _which_set("device", models)}
+    _require_one("store", stores.items())
+    _require_one("device", devices.items())
+    default = models[0].settings
     return State(
-        port=options.port or (previous.port if previous else 4200),
-        store=previous.store if previous and "store" not in given else settings.store,
-        device=previous.device if previous and "device" not in given else settings.device,
+        port=port or (previous.port if previous else 4200),
+        store=next(iter(stores), previous.store if previous else default.store),
+        device=next(iter(devices), previous.device if previous else default.device),
+        files=tuple(str(each.file.resolve()) for each in models if each.file),
     )
+
+
+def _require_one(what: str, values: Collection[tuple[str, str]]) -> None:
+    """Refuse two values, each with the file that it is from."""
+    if len(values) > 1:
+        raise UsageError(
+            f"cannot use two {what}s in one `retrain up`",
+            " and ".join(f"{value} is that of {name}" for value, name in values),
+            f"Name one for all of them, with --{what}.",
+        )
+
+
+def _which_set(name: str, models: Sequence[ModelSettings]) -> list[ModelSettings]:
+    return [each for each in models if name in each.settings.model_fields_set]
 
 
 def status(options: argparse.Namespace) -> int:
@@ -185,7 +244,7 @@ def status(options: argparse.Namespace) -> int:
     if state is None or not state.processes:
         print("nothing runs in the background of this machine; `retrain up` starts it", file=sys.stderr)
         return 1
-    print(_summary(state))
+    _show(state)
     return 0 if all(map(state.alive, [SERVER, *WORKERS])) else 1
 
 
@@ -205,7 +264,7 @@ def _down() -> int:
     _terminate(process for name, process in state.processes.items() if name != SERVER)
     _terminate(process for name, process in state.processes.items() if name == SERVER)
     _write_state(state.model_copy(update={"processes": {}}))
-    print(f"ended {', '.join(state.processes)}. Runs, schedules and logs are kept in {_folder()}")
+    say(f"ended {', '.join(state.processes)}. Runs, schedules and logs are kept in {_folder()}")
     return 0
 
 
@@ -388,15 +447,16 @@ def _training_device(choice: DeviceChoice) -> DeviceChoice:
     return resolve(choice).kind
 
 
-def _summary(state: State) -> str:
-    rows = [f"{name:<12} {_process_status(state, name)}" for name in [SERVER, *WORKERS]]
+def _show(state: State) -> None:
+    processes = {name: _process_status(state, name) for name in [SERVER, *WORKERS]}
     places = {
         "store": state.store,
         "interface": state.address,
         "password": f"in {_password_file()}",
         "reboot": "ends all this, until `retrain up`; deployments/systemd/retrain.service calls it at boot",
     }
-    return "\n".join([*rows, *(f"{name:<12} {place}" for name, place in places.items())])
+    for name, text in (processes | places).items():
+        say(text, f"{name:<12} ")
 
 
 def _process_status(state: State, name: str) -> str:
@@ -501,7 +561,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-PORT = {"type": _port, "metavar": "N", "help": "the server's port. Default: 4200, or its previous one"}
+PORT = {"type": _port, "metavar": "N", "help": "the server's port, 1 to 65535. Default: 4200, or its previous one"}
 
 COMMANDS = [
     Command(
@@ -509,6 +569,7 @@ COMMANDS = [
         "start a Prefect server, workers and deployments in the background of this machine",
         {"--port": PORT, "--overwrite": OVERWRITE},
         DEPLOYED,
+        several=True,
     ),
     Command(status, "show which of these processes run", fields=()),
     Command(down, "end the processes that `up` has started", fields=()),

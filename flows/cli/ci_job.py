@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.address import Address
 from tasks.errors import RetrainError, UsageError
 from tasks.report.ci import (
     SUMMARY_LIMIT,
@@ -26,6 +27,7 @@ from tasks.report.ci import (
 )
 from tasks.report.facts import Document
 from tasks.storage import open_store
+from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.values import Outcome
 
 # Names the file that GitHub shows as the summary of the job.
@@ -56,7 +58,7 @@ def write_reports(outcome: Outcome, folder: Path | None) -> None:
         return
     with _warning(f"read the report {outcome.report}"):
         store = open_store(outcome.store)
-        files = {name: store.get(f"runs/{outcome.run}/{name}").data for name in REPORTS}
+        files = {name: store.get(f"runs/{outcome.run}/{name}", LARGEST_DOCUMENT).data for name in REPORTS}
         document = Document.model_validate_json(files["report.json"])
         became = outcome_line(outcome)
         files |= {JUNIT: junit(document), COMMENT: _utf8(comment(document, became, job_address(os.environ)))}
@@ -75,10 +77,10 @@ def report_error(error: RetrainError, folder: Path | None) -> None:
 def job_address(environment: Mapping[str, str]) -> str:
     """The address of this CI job on GitHub or GitLab; "" elsewhere."""
     if url := environment.get("CI_JOB_URL"):
-        return url
+        return Address(url)
     parts = [environment.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
     server, repository, run = parts
-    return f"{server}/{repository}/actions/runs/{run}" if all(parts) else ""
+    return f"{Address(server)}/{repository}/actions/runs/{run}" if all(parts) else ""
 
 
 def _is_file(path: Path) -> bool:

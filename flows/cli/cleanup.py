@@ -11,11 +11,13 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.cli.command import Command, days
+from flows.cli.command import LONGEST, Command, days
+from flows.cli.layout import say
 from tasks.caching.inventory import cache_items, objects_of, removable
 from tasks.errors import UsageError
 from tasks.registry import Registry
 from tasks.registry.garbage import garbage
+from tasks.report.formatting import count
 from tasks.settings import home
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
@@ -25,7 +27,7 @@ from tasks.storage.objects import Entry
 def gc(options: argparse.Namespace) -> int:
     """`retrain gc`."""
     store = open_store(options.settings.store)
-    registry = Registry(store, options.settings.dataset)
+    registry = Registry(store, options.settings.model_name)
     if nothing := registry.nothing():
         print(f"retrain: {nothing}", file=sys.stderr)
     return _remove(store, lambda before: garbage(store, registry, before), options)
@@ -42,9 +44,9 @@ def cache(options: argparse.Namespace) -> int:
         next_step = "Check the store's address (--store)."
         print(f"retrain: nothing is cached in {store.url}: no run has used it. {next_step}", file=sys.stderr)
     for item in items:
-        print(f"{item.step:<11} {_moment(item.made)}  {item.size:>12,}  {item.what}")
-    print(f"{_total(objects_of(items))} in {store.url}")
-    print(f"{_total(list(copies.list('')))} of copies in {copies.root}")
+        say(item.what, f"{item.step:<11} {_moment(item.made)}  {item.size:>12,}  ")
+    say(f"{_total(objects_of(items))} in {store.url}")
+    say(f"{_total(list(copies.list('')))} of copies in {copies.root}")
     return 0
 
 
@@ -53,10 +55,10 @@ def _remove(store: ObjectStore, find: Callable[[datetime], list[Entry]], options
     before = datetime.now(UTC) - timedelta(days=options.older_than)
     entries = find(before)
     for entry in entries:
-        print(f"{_moment(entry.modified)}  {entry.size:>12,}  {store.address(entry.key)}")
+        say(store.address(entry.key), f"{_moment(entry.modified)}  {entry.size:>12,}  ")
     total = _total(entries)
     if not entries or options.dry_run:
-        print(f"{total} could be removed" if entries else f"nothing to remove in {store.url}")
+        say(f"{total} could be removed" if entries else f"nothing to remove in {store.url}")
         return 0
     if not options.yes and not _confirmed(f"Remove {total}? [y/N] "):
         print("nothing was removed")
@@ -70,7 +72,7 @@ def _remove(store: ObjectStore, find: Callable[[datetime], list[Entry]], options
 
 
 def _total(entries: Collection[Entry]) -> str:
-    return f"{len(entries)} objects, {sum(entry.size for entry in entries):,} bytes"
+    return f"{count(len(entries), 'object')}, {count(sum(entry.size for entry in entries), 'byte')}"
 
 
 def _confirmed(question: str) -> bool:
@@ -86,7 +88,12 @@ def _moment(moment: datetime) -> str:
 def _removal_options(default: int) -> dict[str, dict[str, Any]]:
     """The options of a command that removes: the age, and whether to ask."""
     return {
-        "--older-than": {"type": days, "default": float(default), "metavar": "DAYS", "help": f"default: {default}"},
+        "--older-than": {
+            "type": days,
+            "default": float(default),
+            "metavar": "DAYS",
+            "help": f"at least this old, in days: 0 to {LONGEST:,}. Default: {default}",
+        },
         "--dry-run": {"action": "store_true", "help": "only list it"},
         "--yes": {"action": "store_true", "help": "do not ask"},
     }

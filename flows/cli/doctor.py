@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 
 from flows.cli.command import Command, writers
+from flows.cli.layout import say
+from tasks.settings import has_batches
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
-from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
+from tasks.storage.probe import Capabilities, check, folders_of_run, race
 
 # What is printed for each value of `Capabilities.decides`.
 DECIDES = {
@@ -28,16 +30,18 @@ def doctor(options: argparse.Namespace) -> int:
     url = options.settings.store
     store = open_store(url)
     print(f"{store.url}\n")
-    capabilities = check(store, (*RUN_FOLDERS, "models/"))
+    settings = options.settings
+    capabilities = check(store, folders_of_run(settings.model_name, False, has_batches(settings.source)))
     for text in ("write and read back", "list what was just written", "delete", "tell what is missing from forbidden"):
         print(f"  {text:<38} yes")
     create, swap = LOCAL if isinstance(store, LocalStore) else S3
     print(f"  {create:<38} {capabilities.create}")
     print(f"  {swap:<38} {capabilities.swap}")
     atomic = options.race is None or _writes_are_atomic(url, options.race, capabilities)
-    print(f"\nTherefore {DECIDES[capabilities.decides]}.")
+    print()
+    say(f"Therefore {DECIDES[capabilities.decides]}.")
     if not atomic and capabilities.decides == "pointer":
-        print("But its conditional writes are not atomic: set RETRAIN_HISTORY_DECIDES=1 wherever the job runs.")
+        say("But its conditional writes are not atomic: set RETRAIN_HISTORY_DECIDES=1 wherever the job runs.")
         return 1
     return 0
 
@@ -61,6 +65,5 @@ COMMANDS = [
                 "help": "let N writers (1 to 256) race, to expose writes that are not atomic",
             }
         },
-        fields=("store",),
     ),
 ]

@@ -2,8 +2,9 @@
 
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
-    retrain versions | champion | history | show V | compare A B | verify [V] | fetch DIR | rollback | pin V | unpin
-    retrain gc | cache | doctor | config | init
+    retrain models | versions | champion | history | show V | compare A B | verify [V] | fetch DIR
+    retrain rollback | pin V | unpin | gc | cache | doctor | config | init
+    retrain data check | calibrate | backfill
 
 The settings of `tasks.settings` are options, `RETRAIN_*` variables and keys of `retrain.toml`: see `flows.cli.config`.
 Exit codes: 0 published, unchanged or passed, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
@@ -13,27 +14,51 @@ TensorFlow.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which a signal may interrupt
+    import sys
+
+    from flows.cli.start import start
+
+    sys.exit(start())
+
 import argparse
 import atexit
 import errno
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic.fields import FieldInfo
-
-from flows.cli import background, cleanup, compare, config, deploy, doctor, models, run
+from flows.cli import (
+    backfill,
+    background,
+    calibrate,
+    cleanup,
+    compare,
+    config,
+    data,
+    deploy,
+    doctor,
+    models,
+    overview,
+    run,
+)
 from flows.cli.ci_job import report_error
-from flows.cli.command import Command
+from flows.cli.command import Command, Parser
+from flows.cli.start import ends
 from flows.cli.streams import drop, prepare, settle, stdout_fails, stdout_is_closed, tell
+from tasks.address import hidden
+from tasks.caching.keys import installed
 from tasks.errors import RetrainError
-from tasks.settings import Settings, StepName
+from tasks.settings import Settings, StepName, require_usable_environment
 
 COMMANDS: list[Command] = [
     *run.COMMANDS,
+    *backfill.COMMANDS,
+    *overview.COMMANDS,
     *models.COMMANDS,
     *compare.COMMANDS,
     *cleanup.COMMANDS,
@@ -41,6 +66,8 @@ COMMANDS: list[Command] = [
     *background.COMMANDS,
     *deploy.COMMANDS,
     *config.COMMANDS,
+    *data.COMMANDS,
+    *calibrate.COMMANDS,
 ]
 
 
@@ -52,37 +79,64 @@ NO_TEMPORARY = "No usable temporary directory"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     prepare()
+    _ensure_home()
+    _spare_loopback()
+    sys.excepthook = _print_traceback
     try:
         return _run(arguments)
     finally:
         settle()
 
 
+def _ensure_home() -> None:
+    """Give a user who has no home the root folder, as container runtimes do: libraries would fail to find one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
+def _spare_loopback() -> None:
+    """Keep what goes to this machine's own servers from a proxy that the environment names."""
+    present = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, [present, *sorted({"127.0.0.1", "localhost", "::1"} - set(present.split(",")))]))
+    os.environ |= {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     atexit.register(gc.freeze)  # saves the last garbage collection, which would scan every imported module
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:  # a script that has lost its command must not go on
+        parser().exit(2, parser().format_help())
+    options = parser().parse_args(words)
     if options.allow_http:
         os.environ["RETRAIN_ALLOW_HTTP"] = "1"
     try:
         options.settings = _settings(options)
-        code = int(options.command(options))
+        with ends(at_once=False):
+            code = int(options.command(options))
         print(end="", flush=True)  # raises BrokenPipeError here, and not when Python ends
         return code
     except RetrainError as error:
+        located: RetrainError = error
+        for model in getattr(options, "models", []):
+            located = config.located(located, model.chosen)
         if options.command is run.run:
-            report_error(error, options.report_dir)
+            report_error(located, options.report_dir)
         if options.debug:
             raise
-        tell(str(error))
+        tell(str(located))
         return error.exit_code
     except MemoryError:
         if options.debug:
             raise
         tell("memory ran out. Use a machine with more memory, then run again: finished steps are reused.")
         return 1
-    except KeyboardInterrupt:
-        tell("stopped. Run again: finished steps are reused.")
-        return 130
+    except ImportError as error:
+        if options.debug or "socksio" not in str(error):
+            raise
+        tell("cannot use a SOCKS proxy: a package is missing. Install it (pip install socksio), or unset ALL_PROXY.")
+        return 2
     except BrokenPipeError:
         if not stdout_is_closed():
             raise
@@ -93,6 +147,11 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         tell(fault)
         return 1
+
+
+def _print_traceback(_: object, error: BaseException, __: object) -> None:
+    """As Python prints it, but for the secrets: errors of HTTP clients repeat whole addresses."""
+    sys.stderr.write(hidden("".join(traceback.format_exception(error))))
 
 
 def _environment_fault(error: OSError) -> str:
@@ -121,18 +180,27 @@ def _settings(options: argparse.Namespace) -> Settings:
     """The settings of a command that takes any; a broken file must not keep `down` from ending what runs."""
     if not options.fields:
         return Settings()
+    require_usable_environment()
     if getattr(options, "refresh", None) == []:  # --refresh without a step
         options.refresh = get_args(StepName)
-    options.file = None if options.command is config.init else config.config_file(options)
-    options.chosen = config.read_settings(options, options.fields, options.file)
-    return config.checked(options.chosen)
+    files = [] if options.command is config.init else config.config_files(options)
+    if options.command is background.up and not files:
+        files = background.remembered_files()
+    models = [_model(options, file) for file in files] or [_model(options, None)]
+    config.find_networks(models)
+    options.models = models
+    return models[0].settings
+
+
+def _model(options: argparse.Namespace, file: Path | None) -> config.ModelSettings:
+    chosen = config.read_settings(options, options.fields, file)
+    return config.ModelSettings(config.checked(chosen), chosen, file)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser with every command and its options."""
-    root = argparse.ArgumentParser(
-        prog="retrain", description="Retrain the MNIST model and publish it if it passes the gate."
-    )
+    root = Parser(prog="retrain", description="Retrain a model and publish it if it passes the gate.")
+    root.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     subparsers = root.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         text = command.description or f"{command.text[0].upper()}{command.text[1:]}."
@@ -141,28 +209,37 @@ def parser() -> argparse.ArgumentParser:
             subparser.add_argument(flag, **arguments)
         _add_fields(subparser, command.fields)
         if command.fields:
-            subparser.add_argument("--config", metavar="FILE", help=f"settings to read instead of ./{config.FILE}")
+            more = "; repeatable, each file is one model" if command.several else ""
+            text = f"settings to read instead of ./{config.FILE}{more}"
+            subparser.add_argument("--config", action="append", metavar="FILE", help=text)
         subparser.add_argument(
             "--allow-http", action="store_true", help="use an S3 endpoint of another machine without encryption"
         )
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        subparser.set_defaults(command=command.function, fields=command.fields)
+        subparser.set_defaults(command=command.function, fields=command.fields, several=command.several)
     return root
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"retrain {installed('retrain-mnist') or '(not installed)'}")
+        parser.exit()
 
 
 def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     for name in names:
-        parser.add_argument(config.flag(name), dest=name, default=None, **_argument(Settings.model_fields[name]))
+        former = [config.flag(old) for old, new in config.FORMER.items() if new == name]
+        parser.add_argument(config.flag(name), *former, dest=name, default=None, **_argument(name))
 
 
-def _argument(field: FieldInfo) -> dict[str, Any]:
+def _argument(name: str) -> dict[str, Any]:
     """The keywords of `add_argument` for a field. `Settings` checks type and bounds, so the option takes any text."""
-    text = (field.description or "").replace("%", "%%")
+    field, text = Settings.model_fields[name], config.described(name).replace("%", "%%")
     with_default = f"{text} Default: {field.default}." if field.default not in {(), None, ""} else text
     if field.annotation is bool:
         return {"action": "store_true", "help": text}
     if get_origin(field.annotation) is tuple:
-        names = get_args(get_args(field.annotation)[0])
+        names = _choices(get_args(field.annotation)[0])
         if names:
             return {
                 "nargs": "*",
@@ -170,7 +247,7 @@ def _argument(field: FieldInfo) -> dict[str, Any]:
                 "metavar": "STEP",
                 "help": f"{text} One or more of {', '.join(names)}; none: all.",
             }
-        return {"action": "append", "metavar": "URL", "help": text}
+        return {"action": "append", "metavar": "URL" if name == "mirror" else "NAME", "help": text}
     choices = _choices(field.annotation)
     return {"help": with_default, "metavar": f"{{{','.join(choices)}}}" if choices else "VALUE"}
 
@@ -180,7 +257,3 @@ def _choices(annotation: Any) -> tuple[str, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return next((words for each in get_args(annotation) if (words := _choices(each))), ())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

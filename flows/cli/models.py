@@ -1,24 +1,52 @@
-"""The commands for published versions: list, show, verify, fetch, roll back, pin.
+"""The commands for the published versions of a model: list, show, verify, fetch, roll back, pin.
 
-Called by `main`; must import neither Prefect nor TensorFlow.
+`overview` has the one for all models. Called by `main`; must import neither Prefect nor TensorFlow.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from flows.cli.command import Command, escaped, positive, reason
+from flows.cli.command import MARKDOWN, Command, positive, reason, seeds
+from flows.cli.layout import plain, say, show_markdown
 from tasks.errors import RegistryError, UsageError
+from tasks.gate.recipes import REFERENCE_SEEDS
+from tasks.learning import model_file
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
 from tasks.registry.fetch import fetch_version
+from tasks.registry.looks import Looks, published_look
 from tasks.registry.verification import verify_everything
+from tasks.report.formatting import count
+from tasks.settings import ONE_SEED, Data, Settings
 from tasks.storage import open_store
+
+VERIFIED = (
+    "verified: every file has the SHA-256 that its manifest names, and model.keras is a known network without code. "
+    "Nothing is signed, so this does not say who wrote it."
+)
+
+
+def _of_known_model(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """The command, whose error names the models of the store where that has nothing of this one."""
+
+    @wraps(command)
+    def checked(options: argparse.Namespace) -> int:
+        try:
+            return command(options)
+        except RegistryError:
+            if nothing := _registry(options).nothing():
+                raise nothing from None
+            raise
+
+    return checked
 
 
 def versions(options: argparse.Namespace) -> int:
@@ -34,13 +62,13 @@ def versions(options: argparse.Namespace) -> int:
     code = 0
     for version in numbers:
         try:
-            line = _version_line(registry.manifest(version))
+            prefix, line = _version_row(registry.manifest(version))
         except RegistryError as error:
             if version not in registry.versions():  # its writer lost a race and has withdrawn it since it was listed
                 continue
-            code, line = 1, f"{version:>4}  {error.what}: {error.why}"
+            code, prefix, line = 1, f"{version:>4}  ", f"{error.what}: {error.why}"
         roles = [("champion", pointer), ("reference", pin)]
-        print(line, ", ".join(role for role, target in roles if target and target.version == version), sep="  ")
+        say(f"{line}  {', '.join(role for role, target in roles if target and target.version == version)}", prefix)
     return code
 
 
@@ -48,21 +76,28 @@ def champion(options: argparse.Namespace) -> int:
     """`retrain champion`."""
     registry = _registry(options)
     pointer = _champion(registry)
-    print(_version_line(registry.manifest(pointer)))
-    print(f"since {_moment(pointer.moved)} UTC, generation {pointer.generation}, {escaped(pointer.reason)}")
-    print(registry.address(pointer.version, "model.keras"))
+    prefix, line = _version_row(registry.manifest(pointer))
+    say(line, prefix)
+    say(f"since {moment(pointer.moved)} UTC, generation {pointer.generation}, {pointer.reason}")
+    say(registry.address(pointer.version, "model.keras"))
     if pin := registry.pinned():
-        print(f"reference: version {pin.version}, pinned {_moment(pin.moved)} UTC, {escaped(pin.reason)}")
+        say(f"reference: version {pin.version}, pinned {moment(pin.moved)} UTC, {pin.reason}")
     return 0
 
 
+@_of_known_model
 def show(options: argparse.Namespace) -> int:
     """`retrain show VERSION`."""
     registry = _registry(options)
     manifest = registry.manifest(options.version)
-    print(registry.read(options.version, "report.md").decode())
+    markdown = registry.read(options.version, "report.md").decode(errors="replace")
+    if options.markdown:
+        print(plain(markdown), end="")
+        return 0
+    show_markdown(markdown)
+    print()
     for file in manifest.files:
-        print(f"{file.sha256}  {file.size:>10,}  {registry.address(options.version, file.path)}")
+        say(registry.address(options.version, file.path), f"{file.sha256}  {file.size:>10,}  ")
     return 0
 
 
@@ -70,21 +105,30 @@ def verify(options: argparse.Namespace) -> int:
     """`retrain verify [VERSION]`: 1 if anything differs from what was published, or there is nothing."""
     registry = _registry(options)
     if options.version is not None:
-        return 1 if _print_problems(f"version {options.version}", registry.verify(options.version)) else 0
+        problems = registry.verify(options.version)
+        if problems and (nothing := registry.nothing()):
+            raise nothing
+        return 1 if _print_problems(f"version {options.version}", problems) else 0
     result = verify_everything(registry, _print_problems)
-    print(f"verified {registry.model} in {options.settings.store}: {result}")
+    say(f"verified {registry.model} in {options.settings.store}: {result}")
+    if not result.problems:
+        say(VERIFIED)
     return 1 if result.problems else 0
 
 
+@_of_known_model
 def fetch(options: argparse.Namespace) -> int:
     """`retrain fetch DIR`."""
     registry = _registry(options)
     which = _champion(registry) if options.version is None else options.version
     manifest = fetch_version(registry, which, options.folder)
-    print(f"{registry.model} version {manifest.version}, {len(manifest.files)} files verified, in {options.folder}")
+    files = count(len(manifest.files), "file")
+    say(f"{registry.model} version {manifest.version}, {files} verified, in {options.folder}")
+    say(VERIFIED)
     return 0
 
 
+@_of_known_model
 def rollback(options: argparse.Namespace) -> int:
     """`retrain rollback`."""
     registry = _registry(options)
@@ -94,30 +138,68 @@ def rollback(options: argparse.Namespace) -> int:
     pointer = registry.rollback(options.to, options.reason, getattr(options, "from"))
     model, version, previous = registry.model, pointer.version, pointer.previous
     if before is None or pointer.publish_id != before.publish_id:
-        print(f"the champion of {model} was version {previous} and is version {version}, {_generation(pointer)}")
+        say(f"the champion of {model} was version {previous} and is version {version}, {_generation(pointer)}")
     elif options.to is None and getattr(options, "from") is None:
-        print(
+        say(
             f"nothing to do: the champion of {model} was moved from version {previous} to version {version} already, "
             f"{_generation(pointer)}; to go back further, `retrain rollback --from {version}`"
         )
     else:
-        print(f"nothing to do: the champion of {model} is version {version} already, {_generation(pointer)}")
+        say(f"nothing to do: the champion of {model} is version {version} already, {_generation(pointer)}")
     return 0
 
 
+@_of_known_model
 def pin(options: argparse.Namespace) -> int:
     """`retrain pin VERSION`."""
     registry = _registry(options)
     pinned = registry.pin(options.version, options.reason)
-    print(f"every candidate of {registry.model} is compared with version {pinned.version} too")
+    say(f"every candidate of {registry.model} is compared with version {pinned.version} too")
+    if options.seeds == 1 or options.settings.seeds == ONE_SEED:
+        return 0
+    if registry.manifest(pinned).fact("plan") is None:
+        say("it counts as one seed, as it was published by an earlier version of this project")
+        return 0
+    known = _train_seeds(options.settings, pinned.version, options.seeds)
+    why = "" if known >= options.seeds else ", as its data, code or recipe are not what they were"
+    say(f"it counts as {count(known, 'seed')}{why}")
     return 0
+
+
+def _train_seeds(settings: Settings, version: int, number: int) -> int:
+    """Train the seeds of a pinned version; how many it has."""
+    from flows.cli.progress import show_progress
+    from flows.cli.run import on_server
+    from tasks.learning.backend import require_backend
+
+    def call() -> int:
+        from flows import pin
+
+        where, store = settings.train_on or "here", settings.store
+        state = pin.pin(
+            settings.model_name,
+            version,
+            number,
+            settings.card(Data),
+            device=settings.device,
+            train_on=where,
+            store=store,
+            return_state=True,
+        )
+        return cast(int, state.result())
+
+    require_backend()
+    show_progress()
+    return on_server(settings, call)
 
 
 def unpin(options: argparse.Namespace) -> int:
     """`retrain unpin`."""
     registry = _registry(options)
+    if nothing := registry.nothing():
+        raise nothing
     registry.unpin()
-    print(f"every candidate of {registry.model} is compared with the champion alone")
+    say(f"every candidate of {registry.model} is compared with the champion alone")
     return 0
 
 
@@ -130,42 +212,61 @@ def history(options: argparse.Namespace) -> int:
             "no version was ever champion",
             "See `retrain versions`.",
         )
+    if looks := _looks(registry, pointers[-1], options.settings.store):
+        say(looks)
     for pointer in pointers:
-        print(
-            f"{pointer.generation:>4}  {_moment(pointer.moved)}  version {pointer.version}  {escaped(pointer.reason)}"
-        )
+        prefix = f"{pointer.generation:>4}  {moment(pointer.moved)}  version {pointer.version}  "
+        say(pointer.reason, prefix)
     return 0
 
 
+def _looks(registry: Registry, champion: Pointer, store: str) -> str:
+    """How many verdicts the champion's test images have seen; "" if nobody counted, or its manifest cannot be read."""
+    try:
+        manifest = registry.manifest(champion)
+    except RegistryError:  # who was champion is known all the same; `verify` names the damage
+        return ""
+    images, labels = manifest.fact("data", "test"), manifest.fact("data", "test_labels")
+    if not (isinstance(images, str) and isinstance(labels, str)):
+        return ""
+    seen = Looks(open_store(store), images, labels).count(published_look(manifest.facts, images, labels))
+    if not seen:  # earlier versions did not count
+        return ""
+    return f"{count(seen, 'verdict')} on the test images of version {manifest.version}, whoever asked"
+
+
 def _print_problems(what: str, problems: list[RegistryError]) -> list[RegistryError]:
-    print(f"{what}: {f'{len(problems)} bad' if problems else 'intact'}", flush=True)
+    say(f"{what}: {f'{len(problems)} bad' if problems else 'intact'}")
     for problem in problems:
         print(f"retrain: {problem}", file=sys.stderr, flush=True)
     return problems
 
 
 def _registry(options: argparse.Namespace) -> Registry:
-    return Registry(open_store(options.settings.store), options.settings.dataset)
+    return Registry(open_store(options.settings.store), options.settings.model_name, check_model=model_file.check)
 
 
 def _champion(registry: Registry) -> Pointer:
     pointer = registry.checked_champion()
     if pointer is None:
-        raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", "See `retrain run`.")
+        nothing = registry.nothing()
+        next_step = nothing.next_step if nothing else "See `retrain run`."
+        raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", next_step)
     return pointer
 
 
-def _version_line(manifest: Manifest) -> str:
+def _version_row(manifest: Manifest) -> tuple[str, str]:
     accuracy = "unknown" if manifest.accuracy is None else f"{manifest.accuracy:.4f}"
-    return f"{manifest.version:>4}  {_moment(manifest.created)}  accuracy {accuracy}"
+    return f"{manifest.version:>4}  {moment(manifest.created)}  ", f"accuracy {accuracy}"
 
 
 def _generation(pointer: Pointer) -> str:
     return f"generation {pointer.generation}"
 
 
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
+def moment(when: datetime) -> str:
+    """A moment in a row, in UTC."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 VERSION: dict[str, Any] = {"type": positive, "metavar": "VERSION", "help": "the version's number"}
@@ -174,7 +275,7 @@ VERSION: dict[str, Any] = {"type": positive, "metavar": "VERSION", "help": "the 
 COMMANDS = [
     Command(versions, "list the published versions"),
     Command(champion, "show which version is the champion, since when and why"),
-    Command(show, "show a version's report and files", {"version": VERSION}),
+    Command(show, "show a version's report and files", {"version": VERSION, "--markdown": MARKDOWN}),
     Command(
         verify,
         "hash everything that is published again, say what was verified, and name each file that differs or is missing",
@@ -208,7 +309,15 @@ COMMANDS = [
                 "metavar": "TEXT",
                 "help": "why, for `retrain champion`",
             },
+            "--seeds": {
+                "type": seeds,
+                "default": REFERENCE_SEEDS,
+                "metavar": "K",
+                "help": "train its seeds up to this number, 1 to 100, by whose mean candidates are judged. "
+                f"Default: {REFERENCE_SEEDS}",
+            },
         },
+        fields=["store", "model", "device", "train_on", *Data.model_fields],
     ),
     Command(unpin, "compare candidates with the champion alone again"),
     Command(history, "list who was champion when, and why"),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib
 import threading
+from contextlib import suppress
 
-from tasks.errors import StoreError
+from tasks.errors import DeviceError, StoreError
 from tasks.learning import backend, isolated
 from tasks.settings import Settings
 from tasks.storage import open_store
@@ -19,9 +20,14 @@ def preload(settings: Settings) -> None:
     if _never_trained(settings):
         isolated.preload()
         # Not a daemon thread: a process that exits during this import crashes.
-        threading.Thread(target=backend.keras).start()
+        threading.Thread(target=_import_keras).start()
     with backend.without_garbage_collection():
         importlib.import_module("flows.retrain")
+
+
+def _import_keras() -> None:
+    with suppress(DeviceError):  # of a damaged package: the step that needs it raises it again
+        backend.keras()
 
 
 def _never_trained(settings: Settings) -> bool:

@@ -7,7 +7,29 @@ import os
 import sys
 from typing import TextIO
 
+from flows.cli.layout import columns, wrapped
+from flows.cli.start import stopping
+from tasks.address import escaped
+
 LOG = logging.getLogger("retrain")
+
+
+TIME = "%H:%M:%S"
+
+
+class _Line(logging.Formatter):
+    """A message as one line; in a terminal wrapped at words, below the time, to its width at that moment.
+
+    It may repeat a text from a store, such as the machine that computed a result: control characters are escaped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__("%(message)s", TIME)
+        self._stream = stream
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        time, text = f"{self.formatTime(record, TIME)}  ", escaped(record.message)
+        return wrapped(time, text, columns(self._stream)) if self._stream.isatty() else f"{time}{text}"
 
 
 class _Progress(logging.StreamHandler[TextIO]):
@@ -24,7 +46,8 @@ def show_progress() -> None:
     encoding = getattr(sys.stderr, "encoding", None)
     copy = os.fdopen(os.dup(2), "w", buffering=1, encoding=encoding, errors="backslashreplace")
     handler = _Progress(copy)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda _: not stopping())
+    handler.setFormatter(_Line(copy))
     LOG.setLevel(logging.INFO)
     LOG.addHandler(handler)
     LOG.propagate = False

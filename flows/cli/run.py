@@ -7,62 +7,98 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from flows.cli.background import running_server
 from flows.cli.ci_job import clear_reports, write_reports
 from flows.cli.command import Command, reason
+from flows.cli.layout import UNWRAPPED, columns
 from flows.cli.preload import preload
 from flows.cli.progress import show_progress
+from flows.cli.start import ends
 from flows.cli.streams import show
 from flows.cli.summary import as_json, as_text
+from tasks.address import Address
 from tasks.errors import GateRejected, MirrorsUnreachable
-from tasks.settings import OF_ONE_RUN, Data, GateSettings, RecipeSettings, Settings, judges_only
-from tasks.values import Outcome
+from tasks.learning.backend import require_backend
+from tasks.settings import (
+    OF_ONE_RUN,
+    BatchLimits,
+    Data,
+    GateSettings,
+    RecipeSettings,
+    Settings,
+    judges_only,
+    require_judgeable,
+)
+from tasks.storage import open_store
+from tasks.values import Outcome, Value
 
 LOG = logging.getLogger("retrain")
+
+T = TypeVar("T")
 
 
 def run(options: argparse.Namespace) -> int:
     """`retrain run`."""
     settings, force_publish = options.settings, options.force_publish or ""
-    judges_only(settings.dry_run, settings.baseline, force_publish)  # before a server starts
+    judges_only(settings.dry_run, settings.baseline, force_publish)  # this and the next ones before a server starts
+    require_judgeable(settings)
+    for url in filter(None, (settings.store, settings.baseline)):
+        open_store(url)
+    require_backend()
     clear_reports(options.report_dir)
     show_progress()
     try:
-        outcome = _run(settings, options.or_digits, force_publish)
+        outcome = on_server(settings, lambda: _run(settings, options.or_digits, force_publish))
     except GateRejected as rejection:
         if not isinstance(rejection.outcome, Outcome):
             raise
         outcome = rejection.outcome
     write_reports(outcome, options.report_dir)
-    show(as_json(outcome) if options.json else as_text(outcome))
+    width = columns(sys.stdout) if sys.stdout.isatty() else UNWRAPPED
+    show(as_json(outcome) if options.json else as_text(outcome, width))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
 
-def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
+def on_server(settings: Settings, call: Callable[[], T]) -> T:
+    """Call a flow on the configured server, that of `retrain up`, or a temporary one."""
     from flows.cli.server import choose_server, use_server
 
     server = choose_server(running_server())
     use_server(server)
     LOG.info("starting a temporary Prefect server" if server.temporary else f"Prefect server {server.url}")
-    preload(settings)  # while a temporary server starts
+    with ends(at_once=True):
+        preload(settings)  # while a temporary server starts
     server.wait()
+    return call()
+
+
+def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:
     try:
-        return _call_flow(settings, force_publish)
+        return call_flow(settings, force_publish)
     except MirrorsUnreachable:
         if not or_digits or settings.mirror:  # data of one's own are not replaced
             raise
         LOG.warning("no mirror of MNIST can be reached: training on scikit-learn's digits, as the model `digits`")
-        return _call_flow(settings.model_copy(update={"dataset": "digits"}), force_publish)
+        return call_flow(settings.model_copy(update={"source": Address("digits")}), force_publish)
 
 
-def _call_flow(settings: Settings, force_publish: str) -> Outcome:
+def call_flow(settings: Settings, force_publish: str = "") -> Outcome:
+    """Call the flow with these settings. Raises what the run ends with."""
     from flows.retrain import retrain
 
-    cards = {"data": settings.card(Data), "recipe": settings.card(RecipeSettings), "gate": settings.card(GateSettings)}
-    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", *OF_ONE_RUN)}
+    kinds: dict[str, type[Value]] = {
+        "data": Data,
+        "recipe": RecipeSettings,
+        "gate": GateSettings,
+        "batches": BatchLimits,
+    }
+    cards = {name: settings.card(kind) for name, kind in kinds.items()}
+    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", "model", *OF_ONE_RUN)}
     where = settings.train_on or "here"
     state = retrain(**cards, **others, train_on=where, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())

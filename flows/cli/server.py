@@ -32,8 +32,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from flows.cli import template
-from tasks.errors import ServerError, UsageError
+from tasks.address import Address, is_plain
+from tasks.errors import ServerError, UsageError, causes, reason_of
 
 if TYPE_CHECKING:
     from prefect.context import SettingsContext
@@ -75,6 +78,8 @@ def end_with_the_run():
 threading.Thread(target=end_with_the_run, daemon=True).start()
 import uvicorn
 from prefect.server.api.server import create_app
+from flows.cli.sqlite_server import lock_at_begin
+lock_at_begin()
 app = create_app()
 gc.freeze()
 gc.enable()
@@ -124,7 +129,7 @@ def configured_api_url() -> str | None:
     """The API address of the server that the user has configured, as Prefect's own settings say; without a final slash.
 
     Raises:
-        UsageError: Prefect cannot read its settings.
+        UsageError: Prefect cannot read its settings, or the address holds a password.
     """
     if not _may_be_configured():
         return None
@@ -133,6 +138,12 @@ def configured_api_url() -> str | None:
 
     # `prefect profile use local` writes no more than the name of a profile that Prefect brings along.
     url = context.settings.api.url or context.profile.settings.get(PREFECT_API_URL)
+    if url and not is_plain(str(url)):
+        raise UsageError(
+            f"cannot use PREFECT_API_URL {Address(str(url))}",
+            "an address that is shown and handed on holds no user, password or query",
+            "Set PREFECT_API_AUTH_STRING to user:password, or PREFECT_API_KEY, and give the address alone.",
+        )
     return str(url).rstrip("/") if url else None
 
 
@@ -166,7 +177,13 @@ def _prefect_settings() -> SettingsContext:
 
         context.refresh_global_settings_context()
         return context.get_settings_context()
-    except ValueError as error:  # a validation error, or a file that is no TOML
+    except ValidationError as error:  # whose text repeats the value
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(("PREFECT", *map(str, first["loc"]))).upper()
+        raise UsageError(
+            "cannot read Prefect's settings", f"{name}: {first['msg']}", "Look for the mistake: prefect config view"
+        ) from None
+    except ValueError as error:  # a file that is no TOML
         why = " ".join(str(error).split())
         raise UsageError("cannot read Prefect's settings", why, "Look for the mistake: prefect config view") from None
 
@@ -205,7 +222,8 @@ def _usable_address(url: str) -> str:
 
 def _refusal(url: str, password: str | None = None) -> ServerError | None:
     """Why the Prefect server at this address cannot be used, as Prefect's own client sees it; None if it can."""
-    settings = _prefect_settings().settings.api
+    everything = _prefect_settings().settings
+    settings, custom_headers = everything.api, everything.client.custom_headers
     import httpx
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -214,6 +232,10 @@ def _refusal(url: str, password: str | None = None) -> ServerError | None:
 
     auth = password or (settings.auth_string.get_secret_value() if settings.auth_string else None)
     key = settings.key.get_secret_value() if settings.key else None
+    headers = {"API_AUTH_STRING": auth, "API_KEY": key, "CLIENT_CUSTOM_HEADERS": "".join(custom_headers.values())}
+    for name, value in headers.items():
+        if value and not (value.isascii() and value.isprintable()):
+            raise UsageError(f"cannot use PREFECT_{name}", "it has a character that no header has", "Copy it again.")
     reach, use = f"cannot reach the Prefect server {url}", f"cannot use the Prefect server {url}"
     try:
         with (
@@ -234,15 +256,15 @@ def _refusal(url: str, password: str | None = None) -> ServerError | None:
             return None  # Prefect Cloud tells no version
         return ServerError(reach, f"it answers {status}", "Look at its log, or correct PREFECT_API_URL.")
     except httpx.HTTPError as error:
-        if certificate := _certificate_error(error):
+        if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error)):
             return ServerError(
                 reach,
-                f"its certificate is not trusted: {certificate.verify_message}",
+                f"its certificate is not trusted: {reason_of(error)}",
                 "Set PREFECT_API_SSL_CERT_FILE to the file of its certificate authority.",
             )
         return ServerError(
             reach,
-            f"it does not answer ({str(error) or type(error).__name__})",
+            f"it does not answer ({reason_of(error)})",
             "Start it, or correct PREFECT_API_URL; `prefect config view` shows where it is set.",
         )
     except OSError as error:
@@ -251,6 +273,8 @@ def _refusal(url: str, password: str | None = None) -> ServerError | None:
             f"cannot read the certificates of PREFECT_API_SSL_CERT_FILE ({error.strerror})",
             "Set it to the file of the certificate authority.",
         )
+    except httpx.InvalidURL:
+        return ServerError(reach, "it is no valid address", "Correct PREFECT_API_URL.")
     except ValueError:
         is_prefect, cloud = False, False
     if is_prefect or cloud:
@@ -258,15 +282,6 @@ def _refusal(url: str, password: str | None = None) -> ServerError | None:
     return ServerError(
         use, "what answers there is no Prefect API", "Set PREFECT_API_URL to its address, such as http://host:4200/api."
     )
-
-
-def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """The refusal of a certificate among the causes of an error."""
-    while error:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def choose_server(own: Server | None = None) -> Server:
@@ -283,7 +298,11 @@ def choose_server(own: Server | None = None) -> Server:
         return server
     folder = Path(tempfile.mkdtemp(prefix="retrain-"))
     password = new_password()
-    process, port = _start(folder, password)
+    try:
+        process, port = _start(folder, password)
+    except BaseException:  # an interrupt too
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     server = Server(f"http://127.0.0.1:{port}/api", password, process, folder)
     # Prefect sends its last logs and events when threads end, which is before this runs.
     atexit.register(server.stop)

@@ -14,11 +14,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pydantic import AwareDatetime, Field
+
 from tasks.errors import ArtifactError, KeyMissing
 from tasks.storage import ObjectStore
 from tasks.storage.artifacts import OBJECTS, artifacts_in
 from tasks.storage.objects import Entry
 from tasks.storage.verified import fetch_sealed
+from tasks.values import Value
 
 RESULTS = "cache/results/"
 CHECKPOINTS = "checkpoints/"
@@ -36,6 +39,16 @@ class CacheItem(NamedTuple):
     def size(self) -> int:
         """Bytes; an artifact of two results counts for each."""
         return sum(entry.size for entry in self.objects)
+
+
+class StepRecord(Value):
+    """What is cached of a step: its value as plain JSON types; the seconds, when, where and why it was computed."""
+
+    value: dict[str, Any]
+    seconds: float = Field(ge=0)
+    at: AwareDatetime
+    worker: str
+    why: str
 
 
 def cache_items(store: ObjectStore) -> list[CacheItem]:
@@ -71,17 +84,34 @@ def objects_of(items: Iterable[CacheItem]) -> set[Entry]:
     return {entry for item in items for entry in item.objects}
 
 
-def value_of(content: bytes) -> Any:
-    """What a step returned, as plain JSON types, from a result as Prefect writes it: JSON inside JSON."""
-    return json.loads(json.loads(content)["result"])
+def record_of(content: bytes, address: str) -> dict[str, Any]:
+    """The fields of the `StepRecord` in a result as Prefect writes it: JSON inside JSON.
+
+    Raises:
+        ArtifactError: There is none. `address` names the result in the error.
+    """
+    try:
+        record = StepRecord.model_validate(json.loads(json.loads(content)["result"])).model_dump(mode="json")
+        list(artifacts_in(record["value"]))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise no_result(address, type(error).__name__) from error
+    return record
+
+
+def no_result(address: str, why: str) -> ArtifactError:
+    """The error for an intact object that is no result."""
+    return ArtifactError(
+        f"cannot use {address}", f"it is no result of this step ({why})", "Run again: it is then computed again."
+    )
 
 
 def _result(store: ObjectStore, entry: Entry, objects: dict[str, Entry]) -> CacheItem:
     step = entry.key.removeprefix(RESULTS).partition("/")[0]
     try:
-        artifacts = {artifact.sha256 for artifact in artifacts_in(value_of(fetch_sealed(store, entry.key)))}
+        record = record_of(fetch_sealed(store, entry.key), store.address(entry.key))
     except (ArtifactError, KeyMissing):
         return CacheItem(step, "damaged", entry.modified, (entry,))
+    artifacts = {artifact.sha256 for artifact in artifacts_in(record["value"])}
     present = [objects[key] for sha256 in sorted(artifacts) if (key := f"{OBJECTS}{sha256}") in objects]
     lost = len(artifacts) - len(present)
     return CacheItem(step, f"{lost} artifacts lost" if lost else "result", entry.modified, (entry, *present))

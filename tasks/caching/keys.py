@@ -11,12 +11,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -29,7 +30,7 @@ PLUMBING = (
     "tasks.caching",
     "tasks.storage",
     "tasks.registry",
-    "tasks.report.prefect_artifacts",
+    "tasks.running.prefect_artifacts",
     "tasks.learning.work_pool",
 )
 DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors", "tasks.gate.candidate", "tasks.learning.plan")
@@ -119,17 +120,62 @@ def installed(distribution: str) -> str | None:
     return None
 
 
-def closure(module: str) -> set[str]:
-    """The project's modules that `module` imports, directly or not, and itself; imports inside functions count too."""
+class Sources(NamedTuple):
+    """Modules whose code counts: those of a folder, or only some packages of it, named by their top level."""
+
+    root: Path
+    packages: tuple[str, ...] = ()
+
+    def has(self, module: str) -> bool:
+        """Whether a module's code counts."""
+        top = module.partition(".")[0]
+        return top in self.packages if self.packages else _source_path(self, top) is not None
+
+
+OURS = Sources(ROOT, PROJECT)
+
+
+def closure(module: str, sources: Sources = OURS) -> set[str]:
+    """The modules of these sources that `module` imports, directly or not, and itself.
+
+    Imports inside functions count too; so do the packages that somebody's own module is in, which run first.
+    """
     modules: set[str] = set()
     pending = [module]
     while pending:
         name = pending.pop()
-        if name in modules or _is_exempt(name):
+        if name in modules or (sources == OURS and _is_exempt(name)):
             continue
         modules.add(name)
-        pending.extend(_imports(name))
+        pending.extend(_imports(name, sources))
+        package = name.rpartition(".")[0]
+        if sources != OURS and _source_path(sources, package):
+            pending.append(package)
     return modules
+
+
+def own_code(module: str, path: Sequence[str]) -> dict[str, str]:
+    """The digest of a module that is not this project's, and of each that it imports from the same folder.
+
+    Of an installed package those of the package itself count. Imports nothing.
+
+    Args:
+        module: Its name ("letters.networks").
+        path: The folders in which Python looks for it.
+
+    Raises:
+        ModuleNotFoundError: It has no source there.
+        SyntaxError: It is no Python.
+    """
+    top = module.partition(".")[0]
+    spec = PathFinder.find_spec(top, path)
+    if spec is None or not spec.origin:
+        raise ModuleNotFoundError(f"no module named {top!r}")
+    origin = Path(spec.origin)
+    root = origin.parents[1] if origin.name == "__init__.py" else origin.parent
+    installed = {"site-packages", "dist-packages"} & {root.name}
+    sources = Sources(root, (top,) if installed else ())
+    return {name: source_digest(name, sources) for name in sorted(closure(module, sources))}
 
 
 def _is_exempt(module: str) -> bool:
@@ -137,56 +183,52 @@ def _is_exempt(module: str) -> bool:
 
 
 @cache
-def _imports(module: str) -> frozenset[str]:
-    return frozenset(_project_imports(module, _tree(module)))
+def _imports(module: str, sources: Sources) -> frozenset[str]:
+    return frozenset(_project_imports(module, _tree(module, sources), sources))
 
 
-def _project_imports(module: str, tree: ast.Module) -> Iterator[str]:
+def _project_imports(module: str, tree: ast.Module, sources: Sources) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if _is_project(alias.name))
-        elif isinstance(node, ast.ImportFrom) and _is_project(base := _absolute(module, node)):
+            yield from (alias.name for alias in node.names if sources.has(alias.name))
+        elif isinstance(node, ast.ImportFrom) and sources.has(base := _absolute(module, node, sources)):
             yield base
             # `from package import name`: the name may be a module of its own.
-            yield from (full for alias in node.names if _source_path(full := f"{base}.{alias.name}"))
+            yield from (full for alias in node.names if _source_path(sources, full := f"{base}.{alias.name}"))
 
 
-def _absolute(module: str, node: ast.ImportFrom) -> str:
+def _absolute(module: str, node: ast.ImportFrom, sources: Sources) -> str:
     if not node.level:
         return node.module or ""
-    package = module if _is_package(module) else module.rpartition(".")[0]
+    package = module if _is_package(module, sources) else module.rpartition(".")[0]
     parents = package.split(".")[: len(package.split(".")) - node.level + 1]
     return ".".join([*parents, *([node.module] if node.module else [])])
 
 
-def _is_project(module: str) -> bool:
-    return module.split(".")[0] in PROJECT
-
-
 @cache
-def _source_path(module: str) -> Path | None:
-    """The source file of a project module, from its name alone: an import would run it."""
-    base = ROOT.joinpath(*module.split("."))
+def _source_path(sources: Sources, module: str) -> Path | None:
+    """The source file of a module, from its name alone: an import would run it."""
+    base = sources.root.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _is_package(module: str) -> bool:
-    path = _source_path(module)
+def _is_package(module: str, sources: Sources) -> bool:
+    path = _source_path(sources, module)
     return path is not None and path.name == "__init__.py"
 
 
 @cache
-def _tree(module: str) -> ast.Module:
-    path = _source_path(module)
+def _tree(module: str, sources: Sources) -> ast.Module:
+    path = _source_path(sources, module)
     if path is None:
-        raise ModuleNotFoundError(f"no source for the project's module {module}")
+        raise ModuleNotFoundError(f"no source for the module {module}")
     return ast.parse(path.read_bytes())
 
 
 @cache
-def source_digest(module: str) -> str:
+def source_digest(module: str, sources: Sources = OURS) -> str:
     """SHA-256 of a module's syntax tree without docstrings: independent of comments, layout, line numbers and paths."""
-    tree = _tree(module)
+    tree = _tree(module, sources)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(
             node
@@ -194,15 +236,15 @@ def source_digest(module: str) -> str:
             node.body = node.body[1:]
     # The dump differs between Python versions: then a result is computed again, never reused wrongly.
     digest = hashlib.sha256(ast.dump(tree).encode())
-    for path in _data_files(module):
+    for path in _data_files(module, sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def _data_files(module: str) -> list[Path]:
+def _data_files(module: str, sources: Sources) -> list[Path]:
     """Templates and the like beside a package's modules, which count as code; its README does not."""
-    path = _source_path(module)
-    if path is None or path.name != "__init__.py":
+    path = _source_path(sources, module)
+    if path is None or path.name != "__init__.py" or sources != OURS:
         return []
     return sorted(
         file for file in path.parent.iterdir() if file.is_file() and file.suffix not in {".py", ".pyc", ".md"}

@@ -18,6 +18,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial, wraps
@@ -29,7 +30,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.utilities.annotations import quote
 
-from tasks.caching.inventory import CHECKPOINTS, is_cached, value_of
+from tasks.caching.inventory import CHECKPOINTS, is_cached
 from tasks.caching.keys import canonical, differences, key_document, key_of
 from tasks.caching.results import ResultFiles
 from tasks.errors import ArtifactError, KeyMissing, StoreError
@@ -38,7 +39,8 @@ from tasks.running.server import wait_for_server
 from tasks.settings import home
 from tasks.storage import Artifacts, open_store
 from tasks.storage.artifacts import artifacts_in
-from tasks.values import StepRun, Value
+from tasks.storage.objects import LARGEST_DOCUMENT
+from tasks.values import Artifact, StepRun, Value
 
 P = ParamSpec("P")
 V = TypeVar("V", bound=Value)
@@ -61,6 +63,7 @@ class Run:
         id: Names the run's records in the store.
         url: The store, as `open_store` takes it. Raises UsageError or StoreError if it cannot be opened.
         refresh: The steps to compute again.
+        series: Names what Prefect's interface shows of it: its model, also whether it only judges ("mnist dry run").
         steps: The record of each step, in the order of execution.
         producers: By the SHA-256 of each artifact of this run, the call of the step that produced it.
         computed: By the key of each cached step, the seconds that its computation took.
@@ -72,6 +75,7 @@ class Run:
     id: str
     url: str
     refresh: Collection[str] = ()
+    series: str = ""
     steps: list[StepRun] = field(default_factory=list)
     producers: dict[str, Callable[[], object]] = field(default_factory=dict)
     computed: dict[str, float] = field(default_factory=dict)
@@ -97,6 +101,7 @@ def step(
     not_in_key: Iterable[str] = (),
     cached: bool = True,
     checkpoints: bool = False,
+    fits: Callable[..., object] | None = None,
     run_elsewhere: Callable[..., bool] | None = None,
     **options: Any,
 ) -> Callable[[Callable[P, V]], Step[P, V]]:
@@ -107,6 +112,8 @@ def step(
         not_in_key: Arguments that cannot change the result and stay out of the key.
         cached: False for a step that must run every time.
         checkpoints: True for a step that saves checkpoints under its key; they are deleted once the result is cached.
+        fits: Called with a cached value, what reads an artifact, and the arguments; raises ValueError or RetrainError
+            if the function cannot return that value for them. Whoever may write the store may have made it.
         run_elsewhere: Called before the function, with its arguments; true if another run did the step and cached
             its result.
         options: Prefect's own task options (retries, timeout_seconds, tags).
@@ -117,6 +124,7 @@ def step(
         not_in_key={"run", *not_in_key},
         cached=cached,
         checkpoints=checkpoints,
+        fits=fits,
         run_elsewhere=run_elsewhere,
         options=options,
     )
@@ -132,16 +140,13 @@ class Step(Generic[P, V]):
         not_in_key: set[str],
         cached: bool,
         checkpoints: bool,
+        fits: Callable[..., object] | None,
         run_elsewhere: Callable[..., bool] | None,
         options: dict[str, Any],
     ) -> None:
         self.name, self.cached, self._checkpoints = function.__name__, cached, checkpoints
-        self._function, self._packages, self._not_in_key, self._run_elsewhere = (
-            function,
-            packages,
-            not_in_key,
-            run_elsewhere,
-        )
+        self._function, self._packages, self._not_in_key = function, packages, not_in_key
+        self._fits, self._run_elsewhere = fits, run_elsewhere
         self._signature = inspect.signature(function)
         self._value: type[V] = get_type_hints(function)["return"]
 
@@ -174,6 +179,35 @@ class Step(Generic[P, V]):
                 recomputed.add(error.sha256)
                 producers[error.sha256]()
 
+    def kept(self, *args: P.args, **kwargs: P.kwargs) -> V | None:
+        """The step's value if it is cached and intact, and not to be refreshed; None instead of computing it."""
+        record = self._kept(*args, **kwargs)
+        return self._value.model_validate(record["value"]) if record else None
+
+    def directly(self, *args: P.args, **kwargs: P.kwargs) -> V:
+        """The step's value, computed or reused as by a call, but without a task run and its record in `run.steps`.
+
+        For what another step needs thousands of times: a task run takes 0.1 s, and a row of Prefect's interface. Its
+        seconds are the other step's. The step has to be cached, and to keep no checkpoints; its retries and its timeout
+        do not apply. Raises what the function raises.
+        """
+        record = self._kept(*args, **kwargs)
+        if record is None:
+            record = self._compute(*args, **kwargs)
+            with suppress(StoreError):  # it is logged
+                self._results(*args, **kwargs).write(self.key(*args, **kwargs), record)
+        again = partial(self.directly, *args, **kwargs)
+        self._run(*args, **kwargs).producers |= {artifact.sha256: again for artifact in artifacts_in(record["value"])}
+        return self._value.model_validate(record["value"])
+
+    def _kept(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any] | None:
+        if self.name in self._run(*args, **kwargs).refresh:
+            return None
+        try:
+            return self._results(*args, **kwargs).read(self.key(*args, **kwargs))
+        except (ArtifactError, StoreError):
+            return None
+
     def _call(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         run = self._run(*args, **kwargs)
         refresh = self.cached and self.name in run.refresh
@@ -181,7 +215,7 @@ class Step(Generic[P, V]):
             self._delete_checkpoints(run, self.key(*args, **kwargs))
         task = self._task.with_options(refresh_cache=refresh)
         # An unsaved block: Prefect's constructor requires a saved one, its engine does not.
-        task.result_storage = ResultFiles.of(run.store, run.artifacts)
+        task.result_storage = self._results(*args, **kwargs)
         start = time.perf_counter()
         # Quoted, as Prefect would otherwise draw an edge from every earlier step to every later one.
         arguments = self._signature.bind(*args, **kwargs).arguments | {"run": quote(run)}
@@ -195,6 +229,14 @@ class Step(Generic[P, V]):
         if self._checkpoints and not reused and is_cached(run.store, key := self.key(*args, **kwargs)):
             self._delete_checkpoints(run, key)
         return cast(dict[str, Any], record)
+
+    def _results(self, *args: P.args, **kwargs: P.kwargs) -> ResultFiles:
+        def fits(value: V, read: Callable[[Artifact], bytes]) -> None:
+            if self._fits:
+                self._fits(value, read, *args, **kwargs)
+
+        run = self._run(*args, **kwargs)
+        return ResultFiles.of(run.store, run.artifacts, self._value, fits)
 
     @staticmethod
     def _delete_checkpoints(run: Run, key: str) -> None:
@@ -218,8 +260,7 @@ class Step(Generic[P, V]):
         if self.cached:
             LOG.info("%s: runs, %s", self.name, why)
         if self._run_elsewhere and self._run_elsewhere(*args, **kwargs):
-            content = ResultFiles.of(run.store, run.artifacts).read_path(self.key(*args, **kwargs))
-            return cast(dict[str, Any], value_of(content)) | {"why": why}
+            return self._results(*args, **kwargs).read(self.key(*args, **kwargs)) | {"why": why}
         start = time.perf_counter()
         value = self._function(*args, **kwargs)
         seconds = round(time.perf_counter() - start, 3)
@@ -271,13 +312,13 @@ def _why(run: Run, name: str, document: Mapping[str, Any]) -> str:
     if name in run.refresh:
         return "a refresh was asked for"
     try:
-        last = json.loads(run.store.get(_last_document(name)).data)
+        last = json.loads(run.store.get(_last_document(name), LARGEST_DOCUMENT).data)
         return _first_changes(differences(last, document)) or "its cached result is gone or damaged"
     except KeyMissing:
         return "for the first time in this store"
     except StoreError as error:  # this only explains: no reason to end a run
         return f"the reason is not known: {error.why}"
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return "the reason is not known: the record of its last run is damaged"
 
 

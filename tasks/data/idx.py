@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -23,6 +24,18 @@ Bytes = NDArray[np.uint8]
 
 UNSIGNED_BYTE = 0x08
 NEXT_STEP = "Use another mirror, or tell the owner of this one."
+
+# Bytes beyond its content that a .npy may have, and the members that an archive may have.
+NPY_HEADER = 4096
+MOST_MEMBERS = 100
+
+# The header of a .npy with a plain dtype: its length in 2 bytes, from version 2 in 4, then a Python literal.
+NPY = re.compile(
+    rb"\x93NUMPY(?:\x01\x00(?P<short>..)|[\x02\x03]\x00(?P<long>....))"
+    rb"\{'descr': '(?P<dtype>[|<>=]?[A-Za-z][0-9]{0,9})', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(?:[0-9]{1,19}, ?){0,9}(?:[0-9]{1,19})?)\),? ?\} *\n",
+    re.DOTALL,
+)
 
 # The names of the arrays in the Keras archive, by IDX file.
 KERAS_NAMES = {
@@ -104,32 +117,62 @@ def keras_archive(data: bytes, name: str, shapes: dict[str, tuple[int, ...]]) ->
     Raises:
         DataError: No zip archive, a missing array, or one of another dtype, shape or size.
     """
+    return {
+        file: encode(_array(_member(data, name, KERAS_NAMES[file], shape), name, KERAS_NAMES[file], shape))
+        for file, shape in shapes.items()
+    }
+
+
+def _member(data: bytes, name: str, member: str, shape: tuple[int, ...]) -> bytes:
+    """The .npy of one array, no larger than an array of this shape needs."""
+    failure, limit = f"cannot read {member} of {name}", math.prod(shape) + NPY_HEADER
+    if data.count(b"PK\x01\x02") > MOST_MEMBERS:  # each costs half a kilobyte before any is read
+        raise DataError(failure, f"the archive has more than {MOST_MEMBERS} members", NEXT_STEP)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return {file: _read_array(archive, name, KERAS_NAMES[file], shape) for file, shape in shapes.items()}
-    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # RuntimeError: encrypted, or unknown compression
-        raise DataError(f"cannot read {name}", f"it is not a valid npz archive ({error})", NEXT_STEP) from error
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, member: str, shape: tuple[int, ...]) -> bytes:
-    failure = f"cannot read {member} of {name}"
-    limit = math.prod(shape) + 4096  # the .npy header is a few hundred bytes
-    try:
-        with archive.open(f"{member}.npy") as file:
-            # Reading stops at the limit, whatever size the archive's directory claims.
-            content = file.read(limit + 1)
+            entry = archive.getinfo(f"{member}.npy")
+            if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # only these stop at the limit
+                raise NotImplementedError(f"compression method {entry.compress_type}")
+            with archive.open(entry) as file:
+                # Reading stops at the limit, whatever size the archive's directory claims.
+                content = file.read(limit + 1)
     except KeyError:
         raise DataError(failure, "the archive has no such array", NEXT_STEP) from None
+    except Exception as error:  # zipfile promises no set of errors for a file that was made to harm
+        why = f"it is not a valid npz archive ({_printable(error)})"
+        raise DataError(f"cannot read {name}", why, NEXT_STEP) from error
     if len(content) > limit:
         raise DataError(failure, f"it holds more than the {math.prod(shape):,} bytes that belong there", NEXT_STEP)
-    try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except ValueError as error:
-        why = "it holds a pickled object, which is never loaded" if "pickle" in str(error) else str(error)
-        raise DataError(failure, why, NEXT_STEP) from error
-    if array.dtype != np.uint8 or array.shape != shape:
-        raise DataError(failure, f"it is {array.dtype} {array.shape} instead of uint8 {shape}", NEXT_STEP)
-    return encode(array)
+    return content
+
+
+def _array(content: bytes, name: str, member: str, shape: tuple[int, ...]) -> Bytes:
+    """Parse a .npy of any version. NumPy's own reader evaluates the header as Python, which can exhaust the stack."""
+    failure = f"cannot read {member} of {name}"
+    match = NPY.match(content)
+    if not match:
+        raise DataError(failure, "it does not begin with the header of an array", NEXT_STEP)
+    dtype, sizes = match["dtype"].decode().lstrip("|<>="), match["shape"].decode()
+    if dtype == "O":
+        raise DataError(failure, "it holds a pickled object, which is never loaded", NEXT_STEP)
+    actual = tuple(int(size) for size in sizes.split(",") if size.strip())
+    if dtype != "u1" or actual != shape:
+        kind = "uint8" if dtype == "u1" else dtype
+        raise DataError(failure, f"it is {kind} {actual} instead of uint8 {shape}", NEXT_STEP)
+    field = "short" if match["short"] else "long"
+    start, size = match.end(field) + int.from_bytes(match[field], "little"), math.prod(shape)
+    if start != match.end() or len(content) != start + size:
+        why = f"header and array have {len(content):,} bytes instead of {start + size:,}"
+        raise DataError(failure, why, NEXT_STEP)
+    return np.frombuffer(content, np.uint8, size, start).reshape(
+        shape, order="F" if match["fortran"] == b"True" else "C"
+    )
+
+
+def _printable(error: Exception) -> str:
+    """An error of zipfile; it may repeat names of members, which are the mirror's to choose."""
+    text = str(error) or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text[:100])
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

@@ -1,51 +1,79 @@
 """The baselines: the published versions that a candidate is compared with, champion and pinned reference.
 
-A version keeps its predictions, so a comparison costs one read. If they are damaged or belong to another test set, the
-version's model is evaluated again on the current one. A version that cannot be read does not let a candidate pass: its
-row of the gate fails and names the problem. Called by `tasks.judge`; imports no TensorFlow.
+A version is compared by what its model predicts on the current test set, and by nothing that is stored beside it:
+whoever can write a store can write other predictions, accuracies and digests there. A version that cannot be read or
+evaluated does not let a candidate pass: its row of the gate fails and names the problem. Called by `tasks.judge`;
+imports no TensorFlow.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from collections.abc import Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.caching.steps import Run
-from tasks.data.arrays import from_npz
-from tasks.errors import ModelFileError, RegistryError, TrainingError
+from tasks.data.arrays import answers, answers_to_npz, from_npz
+from tasks.errors import LoadBackError, ModelFileError, RegistryError, StoreError
 from tasks.gate.candidate import Candidate
 from tasks.gate.comparison import Comparison, compare
+from tasks.learning import model_file
+from tasks.learning.plan import TrainingPlan
 from tasks.registry import Registry
+from tasks.registry.answers import SeedAnswers
 from tasks.registry.documents import Manifest, Pin, Pointer
+from tasks.registry.registry import MODEL_FILE
+from tasks.settings import Recipe
 from tasks.storage import open_store
 from tasks.storage.probe import Capabilities
-from tasks.values import Artifact, Decision, Evaluation, Examples, Receipt, Value
+from tasks.values import KERAS, NPZ, Artifact, Decision, Evaluation, Examples, Prepared, Receipt, Value
 
 LOG = logging.getLogger("retrain.judge")
 
 # What to do about a baseline that cannot be read.
 WAY_OUT = "See tasks/gate/README.md on `retrain rollback`, `retrain unpin` and `--force-publish`"
 
-# The step that evaluates a published model on a test set.
-Reevaluate = Callable[[Artifact, Examples, Run], Evaluation]
+# `tasks.evaluate.evaluate_published`, which is above this room.
+EvaluatePublished = Callable[[Artifact, Callable[[], bytes], Examples, int, Run], Evaluation]
+
+
+class Plans(NamedTuple):
+    """How a version was trained: the first of its seeds, and the one whose model is published."""
+
+    first: TrainingPlan
+    own: TrainingPlan
 
 
 class Baseline(Value):
     """A published version to compare a candidate with, named as in the row ("champion v3").
 
     `predictions` are those on the current test set, in the form of `Evaluation.predictions`. None if there are none;
-    `problem` then says why.
+    `problem` then says why. `by_seed` has what its recipe's seeds answer (`tasks.data.arrays.answers_from_npz`); None
+    if only the published model's answers are known. `identity` is that of the version's content, `facts` are those in
+    its manifest; both empty if that cannot be read.
     """
 
     name: str
+    version: int
+    identity: str = ""
+    facts: dict[str, Any] = Field(default_factory=dict)
     predictions: Artifact | None = None
+    by_seed: Artifact | None = None
     problem: str = ""
+
+    @property
+    def plan(self) -> Plans | None:
+        """Its trainings; None where the manifest does not say, as that of an earlier version."""
+        try:
+            first = TrainingPlan.model_validate(self.facts.get("plan"))
+            return Plans(first, first.model_copy(update={"recipe": Recipe.model_validate(self.facts.get("recipe"))}))
+        except ValidationError:
+            return None
 
 
 class RegistryWithChampion(Registry):
@@ -57,7 +85,7 @@ class RegistryWithChampion(Registry):
         if champion is None:
             raise RegistryError(
                 f"cannot compare with the champion of {self.model}",
-                f"there is none in {self._store.url}",
+                f"there is none in {self.store.url}",
                 "Publish one there first, or check the store's address.",
             )
         return champion
@@ -80,14 +108,14 @@ def open_baselines(model: str, baseline: str, require_champion: bool, capabiliti
     """
     if not baseline:
         registry = RegistryWithChampion if require_champion else Registry
-        opened = registry(run.store, model, capabilities)
+        opened = registry(run.store, model, capabilities, model_file.check)
         if require_champion:
             opened.checked_champion()
         return opened
     store = open_store(baseline)
     champion = RegistryWithChampion(store, model).checked_champion()
     unwritten = Capabilities(create="refused", swap="refused", decides=champion.decides)
-    return RegistryWithChampion(store, model, unwritten)
+    return RegistryWithChampion(store, model, unwritten, model_file.check)
 
 
 class Baselines(Value):
@@ -95,7 +123,8 @@ class Baselines(Value):
 
     `publish_id` identifies the champion: a publish requires it to be unchanged. `same_weights` is the version that
     already has the candidate's weights, `remark` names it. `published_decision` and `published_comparison` are those
-    with which it was published, None if that was on another test set.
+    with which it was published, None if that was on another test set. `repeats` is the number of seeds of the version
+    whose first training is the candidate's too, 0 if there is none: the same job again takes as many.
     """
 
     champion: Baseline | None = None
@@ -105,35 +134,38 @@ class Baselines(Value):
     remark: str = ""
     published_decision: Decision | None = None
     published_comparison: Comparison | None = None
+    repeats: int = 0
 
 
-def read_baselines(candidate: Candidate, registry: Registry, reevaluate: Reevaluate, run: Run) -> Baselines:
+def read_baselines(
+    candidate: Candidate, registry: Registry, evaluate_published: EvaluatePublished, run: Run
+) -> Baselines:
     """Read champion and reference from the registry.
 
     Args:
         candidate: The model to compare with them; its test set decides whether their predictions can be used.
         registry: The published versions of the candidate's model name.
-        reevaluate: The step that evaluates a published model on a test set.
+        evaluate_published: Evaluates a published model on a test set.
         run: The run, with its store.
 
     Raises:
         RegistryError: The pointer to the champion is damaged or an older copy, so nobody knows which version is it.
     """
-    lookup = _Lookup(candidate, registry, reevaluate, run)
+    lookup = _Lookup(candidate, registry, evaluate_published, run)
     pointer = registry.checked_champion()
     if pointer is None:
         return Baselines(reference=lookup.reference())
-    champion = lookup.baseline(f"champion v{pointer.version}", pointer)
+    champion = lookup.baseline("champion", pointer)
     baselines = Baselines(champion=champion, reference=lookup.reference(), publish_id=pointer.publish_id)
-    same = _same_weights(candidate.trained.weights_digest, pointer, registry)
+    same = lookup.same_weights(pointer)
     if same is None:
-        return baselines
+        return baselines.model_copy(update={"repeats": lookup.repeats(pointer)})
     remark = f"version {same.version} has these weights already"
     if same.version != pointer.version:
         remark += f", and version {pointer.version} was put back in its place"
     receipt = registry.receipt(same.version, pointer, new=False)
     update: dict[str, object] = {"same_weights": receipt, "remark": remark}
-    if _test_set(same) == lookup.test_set and (published := _decision(same)):
+    if _test_set(same) == candidate.prepared.test_set and (published := _decision(same)):
         comparison = _published_comparison(same.version, registry)
         update |= {"published_decision": published, "published_comparison": comparison}
     return baselines.model_copy(update=update)
@@ -153,7 +185,71 @@ def compare_with_champion(candidate: Candidate, baselines: Baselines, run: Run) 
     probabilities, candidate_labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
     if not np.array_equal(labels, candidate_labels):
         return None
-    return compare(int(champion.name.rpartition("v")[2]), labels, champion_probabilities, probabilities)
+    return compare(champion.version, labels, champion_probabilities, probabilities)
+
+
+def read_version(
+    role: str,
+    version: Pointer | Pin | int,
+    prepared: Prepared,
+    registry: Registry,
+    evaluate_published: EvaluatePublished,
+    run: Run,
+) -> Baseline:
+    """A version with what it answers to a test set, computed by its model; or with the reason why it cannot be.
+
+    Args:
+        role: What it is called: champion, reference.
+        version: Its number, or what points to it.
+        prepared: The data, with the test set and the classes.
+        registry: The published versions.
+        evaluate_published: Evaluates a published model on a test set.
+        run: The run, with its store.
+    """
+    number = version if isinstance(version, int) else version.version
+    baseline = Baseline(name=f"{role} v{number}", version=number)
+    try:
+        manifest = registry.manifest(version)
+        baseline = baseline.model_copy(update={"identity": manifest.identity, "facts": manifest.facts})
+        predictions = _predictions(baseline.name, manifest, prepared, registry, evaluate_published, run)
+    except (RegistryError, ModelFileError, LoadBackError) as error:
+        return baseline.model_copy(update={"problem": _problem(error)})
+    (own,), labels = answers([run.artifacts.get(predictions)])
+    kept = SeedAnswers(run.store, *prepared.test_set).read(manifest.identity, own, labels)
+    if kept is None and registry.store.url != run.store.url:  # another store's version: its own runs have kept them
+        with suppress(StoreError):  # from there a run may read the models alone
+            kept = SeedAnswers(registry.store, *prepared.test_set).read(manifest.identity, own, labels)
+    by_seed = None if kept is None else run.artifacts.put(answers_to_npz(kept, labels), NPZ)
+    return baseline.model_copy(update={"predictions": predictions, "by_seed": by_seed})
+
+
+def _predictions(
+    name: str,
+    manifest: Manifest,
+    prepared: Prepared,
+    registry: Registry,
+    evaluate_published: EvaluatePublished,
+    run: Run,
+) -> Artifact:
+    """A version's predictions on the test set, computed by its model."""
+    file = registry.file(manifest, MODEL_FILE)
+    model = Artifact(sha256=file.sha256, size=file.size, media_type=KERAS)
+
+    def read() -> bytes:
+        LOG.info("judge: the model of %s is evaluated: this store has no result of it on the test set", name)
+        return registry.read_file(manifest.version, file)
+
+    classes = len(prepared.statistics["test"].per_class)
+    evaluation = evaluate_published(model, read, prepared.test, classes, run)
+    published = manifest.accuracy
+    if _test_set(manifest) == prepared.test_set and evaluation.accuracy != published:
+        LOG.warning(
+            "judge: the model of %s reaches an accuracy of %.4f, and its manifest says %s",
+            name,
+            evaluation.accuracy,
+            published,
+        )
+    return evaluation.predictions
 
 
 class _Lookup(NamedTuple):
@@ -161,90 +257,80 @@ class _Lookup(NamedTuple):
 
     candidate: Candidate
     registry: Registry
-    reevaluate: Reevaluate
+    evaluate_published: EvaluatePublished
     run: Run
-
-    @property
-    def test_set(self) -> tuple[object, object]:
-        """The candidate's test set: the SHA-256 of its images and of its labels."""
-        test = self.candidate.prepared.test
-        return test.images.sha256, test.labels.sha256
 
     def reference(self) -> Baseline | None:
         """The pinned version; None without a pin."""
         try:
             pin = self.registry.pinned()
         except RegistryError as error:
-            return _unusable("reference", error)
-        return self.baseline(f"reference v{pin.version}", pin) if pin else None
+            return Baseline(name="reference", version=0, problem=_problem(error))
+        return self.baseline("reference", pin) if pin else None
 
-    def baseline(self, name: str, pointer: Pointer | Pin) -> Baseline:
+    def baseline(self, role: str, pointer: Pointer | Pin) -> Baseline:
         """A version with its predictions, or with the reason why there are none."""
-        try:
-            return Baseline(name=name, predictions=self._predictions(name, self.registry.manifest(pointer)))
-        except (RegistryError, ModelFileError, TrainingError) as error:
-            return _unusable(name, error)
+        return read_version(role, pointer, self.candidate.prepared, self.registry, self.evaluate_published, self.run)
 
-    def _predictions(self, name: str, manifest: Manifest) -> Artifact:
-        """A version's predictions on the candidate's test set: as published, or computed by its model."""
-        if _test_set(manifest) == self.test_set:
+    def repeats(self, pointer: Pointer) -> int:
+        """How many seeds the champion, or a later version, took whose first training is the candidate's."""
+        versions: list[Pointer | int] = [pointer, *self._later(pointer)]
+        for version in versions:
             try:
-                data = self.registry.read(manifest.version, "predictions.npz")
-                _require_predictions(data, self.registry.address(manifest.version, "predictions.npz"))
-                return self.run.artifacts.put(data, "application/x-npz")
-            except RegistryError as error:
-                LOG.warning("judge: the model of %s is evaluated again: %s", name, error)
-        else:
-            LOG.info("judge: the model of %s is evaluated again: it was evaluated on another test set", name)
-        model = self.run.artifacts.put(self.registry.read(manifest.version, "model.keras"), "application/vnd.keras")
-        return self.reevaluate(model, self.candidate.prepared.test, self.run).predictions
+                manifest = self.registry.manifest(version)
+            except RegistryError:  # `same_weights` has said so
+                continue
+            scores = manifest.fact("seeds", "scores")
+            if not isinstance(scores, list) or not scores or not isinstance(scores[0], dict):
+                continue
+            if scores[0].get("weights") == self.candidate.first_weights:
+                return len(scores)
+        return 0
+
+    def _later(self, pointer: Pointer) -> list[int]:
+        return sorted(version for version in self.registry.promoted() if version > pointer.version)
+
+    def same_weights(self, pointer: Pointer) -> Manifest | None:
+        """A version with the candidate's weights: the champion, if it is intact, or a later one, rolled back from.
+
+        Publishing the latter again would undo the rollback.
+        """
+        if self._has_weights(pointer) and not self.registry.verify(pointer):
+            return self.registry.manifest(pointer)
+        matching = (version for version in self._later(pointer) if self._has_weights(version))
+        return next((self.registry.manifest(version) for version in matching), None)
+
+    def _has_weights(self, version: Pointer | int) -> bool:
+        """Whether a version says that it has the candidate's weights, and its model file does not contradict that."""
+        trained = self.candidate.trained
+        try:
+            if self.registry.manifest(version).fact("weights_digest") != trained.weights_digest:
+                return False
+        except RegistryError as error:
+            LOG.warning("judge: cannot tell whether a version has the candidate's weights: %s", error)
+            return False
+        try:
+            published = self.registry.read(version, MODEL_FILE)
+            return model_file.same_weights(published, self.run.artifacts.get(trained.model))
+        except (RegistryError, ModelFileError):
+            # Of a champion, `verify` finds that too; of a later one, a rollback must not be undone.
+            return True
 
 
-def _unusable(name: str, error: RegistryError | ModelFileError | TrainingError) -> Baseline:
-    return Baseline(name=name, problem=f"{error.what}: {error.why.rstrip('.')}. {WAY_OUT}")
+def _problem(error: RegistryError | ModelFileError | LoadBackError) -> str:
+    return f"{error.what}: {error.why.rstrip('.')}. {WAY_OUT}"
 
 
 def _published_comparison(version: int, registry: Registry) -> Comparison | None:
     try:
         report = json.loads(registry.read(version, "report.json"))
         return Comparison.model_validate(report.get("comparison"))
-    except (RegistryError, ValueError, AttributeError):  # the last two: no JSON object, or one without a comparison
+    except (RegistryError, ValueError, AttributeError, RecursionError):  # from the second: no object with a comparison
         return None
 
 
 def _test_set(manifest: Manifest) -> tuple[object, object]:
     return manifest.fact("data", "test"), manifest.fact("data", "test_labels")
-
-
-def _require_predictions(data: bytes, address: str) -> None:
-    """Refuse a file that is intact but holds no predictions: no candidate could lose to it. Raises RegistryError."""
-    try:
-        probabilities, labels = from_npz(data)
-        usable = probabilities.ndim == 2 and len(probabilities) == len(labels) and np.isfinite(probabilities).all()
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise RegistryError(f"cannot use {address}", str(error), "Its model is evaluated again.") from error
-    if not usable:
-        raise RegistryError(f"cannot use {address}", "it holds no probabilities", "Its model is evaluated again.")
-
-
-def _same_weights(weights_digest: str, pointer: Pointer, registry: Registry) -> Manifest | None:
-    """A version with these weights: the champion, if it is intact, or a later version that was rolled back from.
-
-    Publishing the latter again would undo the rollback.
-    """
-    if _has_weights(weights_digest, pointer, registry) and not registry.verify(pointer):
-        return registry.manifest(pointer)
-    later = sorted(version for version in registry.promoted() if version > pointer.version)
-    matching = (version for version in later if _has_weights(weights_digest, version, registry))
-    return next((registry.manifest(version) for version in matching), None)
-
-
-def _has_weights(weights_digest: str, version: Pointer | int, registry: Registry) -> bool:
-    try:
-        return registry.manifest(version).fact("weights_digest") == weights_digest
-    except RegistryError as error:
-        LOG.warning("judge: cannot tell whether a version has the candidate's weights: %s", error)
-        return False
 
 
 def _decision(manifest: Manifest) -> Decision | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Probabilities
+from tasks.data.arrays import Labels, Probabilities
 from tasks.gate.paired import Counts, count
 from tasks.values import Value
 
@@ -66,9 +66,9 @@ class Comparison(Value):
 
 @dataclass(frozen=True)
 class _Model:
-    """A model's guesses, uint8 (n,), their probabilities, float32 (n,), and which are right, bool (n,)."""
+    """A model's guesses (n,) of the labels' type, their probabilities, float32 (n,), and which are right, bool (n,)."""
 
-    guesses: Bytes
+    guesses: Labels
     confidence: Probabilities
     right: np.ndarray
 
@@ -77,13 +77,13 @@ class _Model:
 
 
 def compare(
-    champion: int, labels: Bytes, old: Probabilities, new: Probabilities, limit: int = MAX_LISTED
+    champion: int, labels: Labels, old: Probabilities, new: Probabilities, limit: int = MAX_LISTED
 ) -> Comparison:
     """Compare a candidate with the champion, image by image.
 
     Args:
         champion: The champion's version.
-        labels: The class of each image, uint8 (n,).
+        labels: The class of each image, uint8 or uint16 (n,).
         old: The champion's probabilities, float32 (n, classes).
         new: The candidate's probabilities, float32 (n, classes).
         limit: How many of the images won, and of those lost, to list.
@@ -125,6 +125,6 @@ def compare(
     )
 
 
-def _model(probabilities: Probabilities, labels: Bytes) -> _Model:
-    guesses = probabilities.argmax(axis=1).astype(np.uint8)
+def _model(probabilities: Probabilities, labels: Labels) -> _Model:
+    guesses = probabilities.argmax(axis=1).astype(labels.dtype)
     return _Model(guesses, probabilities.max(axis=1), guesses == labels)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.data.arrays import Bytes
+from tasks.data.arrays import Labels
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class Counts:
         return (self.only_champion - self.only_candidate) / self.images
 
 
-def count(labels: Bytes, champion: Bytes, candidate: Bytes) -> Counts:
+def count(labels: Labels, champion: Labels, candidate: Labels) -> Counts:
     """Compare two models' predicted classes with the labels, image by image; all uint8 (n,).
 
     Raises:

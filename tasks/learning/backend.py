@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,18 +19,80 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import DeviceError, causes
+
 _LOCK = threading.Lock()
+
+# Variables of Keras, TensorFlow, oneDNN and JAX. Many change the weights, some silently train less, so a process of
+# this project has none but those of KEPT, which are in the device kind or concern messages, threads or memory.
+VARIABLES = re.compile("(KERAS|TF2?|ONEDNN|DNNL|JAX)_|NVIDIA_TF32_OVERRIDE$")
+KEPT = re.compile(
+    "KERAS_BACKEND$|(ONEDNN|DNNL)_(MAX_CPU_ISA|VERBOSE)|JAX_PLATFORMS$"
+    "|TF_(CPP_|NUM_|GPU_|FORCE_GPU_ALLOW_GROWTH|FORCE_UNIFIED_MEMORY|PER_DEVICE_MEMORY)"
+)
+# Why the import failed: a second one would name a later cause.
+_failure: Exception | None = None
+
+# The extra is cpu, or gpu for CUDA.
+INSTALL = "In the checkout: `make install`, or `pip install -e '.[cpu]'` into another environment."
+
+
+def require_backend() -> None:
+    """Look for the package of the backend, without importing it, so that no work begins in vain.
+
+    Raises:
+        DeviceError: It is not installed.
+    """
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a name with dots, an empty one
+        found = None
+    if found is None or found.origin is None:  # an uninstalled package may leave a folder
+        named = " (KERAS_BACKEND)" if "KERAS_BACKEND" in os.environ else ""
+        raise DeviceError("cannot train", f"the package {name}{named} is not installed", INSTALL)
 
 
 def keras() -> Any:
-    """The Keras module, with the backend that `KERAS_BACKEND` names. Safe to call from several threads."""
+    """The Keras module, with the backend that `KERAS_BACKEND` names. Safe to call from several threads.
+
+    Raises:
+        DeviceError: The backend is not installed, or damaged, such as by a missing shared library.
+    """
+    global _failure
     with _LOCK:
-        if "keras" not in sys.modules:
+        if "keras" not in sys.modules and not _failure:
+            require_backend()
+            _neutralize()
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each further model in a process
-            with without_garbage_collection(), _silenced_standard_error():
-                importlib.import_module("keras")
+            try:
+                with without_garbage_collection(), silenced_standard_error():
+                    importlib.import_module("keras")
+            except Exception as error:  # a shared library is missing, or versions do not fit: any type
+                _failure = error
+        if _failure:
+            what = "cannot train: the import of Keras and its backend fails"
+            raise DeviceError(what, _first_cause(_failure), f"Install them again. {INSTALL}") from _failure
     return sys.modules["keras"]
+
+
+def _neutralize() -> None:
+    """Remove from this process' environment what would change a training, and keep Keras from its configuration file.
+
+    A keras.json can say float16, another backend, or three steps an epoch; Keras would also write one.
+    """
+    for name in [name for name in os.environ if VARIABLES.match(name) and not KEPT.match(name)]:
+        del os.environ[name]
+    os.environ["KERAS_HOME"] = os.devnull  # in which no file can lie
+    os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"
+
+
+def _first_cause(error: BaseException) -> str:
+    """The last line of the error at the bottom: TensorFlow's own holds a whole traceback."""
+    *_, first = causes(error)
+    lines = str(first).strip().splitlines()
+    return f"{type(first).__name__}: {lines[-1]}" if lines else type(first).__name__
 
 
 @contextmanager
@@ -49,8 +113,8 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _silenced_standard_error() -> Iterator[None]:
-    """Drop what TensorFlow's C++ libraries print before they read any setting. What Python prints still shows.
+def silenced_standard_error() -> Iterator[None]:
+    """Drop what C++ libraries print before they read any setting. What Python prints still shows.
 
     TensorFlow's logger keeps the stream that is `sys.stderr` during the import. So the descriptor behind it stays open:
     its number would be given to the next file or connection, and log lines would be written into that.

@@ -14,7 +14,6 @@ import io
 import json
 import logging
 import re
-import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.caching.inventory import CHECKPOINTS
+from tasks.data.arrays import arrays_of
 from tasks.errors import ArtifactError, KeyMissing, StoreError
 from tasks.storage import ObjectStore
 from tasks.storage.verified import fetch_sealed, sealed, write
@@ -54,15 +54,18 @@ class Checkpoints:
     def __init__(self, store: ObjectStore, training: str) -> None:
         self._store, self._folder = store, f"{CHECKPOINTS}{training}/"
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, limit: int) -> Checkpoint | None:
         """The newest intact checkpoint; None if there is none. Skips a damaged or foreign one with a warning.
+
+        Args:
+            limit: The most bytes that one of this training has.
 
         Raises:
             StoreError: The store cannot be read.
         """
         for key in reversed(self._keys()):
             try:
-                return _decode(fetch_sealed(self._store, key), self._store.address(key))
+                return _decode(fetch_sealed(self._store, key, limit), self._store.address(key))
             except (ArtifactError, KeyMissing) as error:  # KeyMissing: another worker with this training removed it
                 LOG.warning("train: skips the checkpoint after epoch %d: %s", _epoch(key), error)
         return None
@@ -87,24 +90,24 @@ def _decode(content: bytes, address: str) -> Checkpoint:
     """As `decode`. Raises ArtifactError for content that is no checkpoint, though its seal is intact."""
     try:
         return decode(content)
-    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         why = f"it is no checkpoint ({type(error).__name__})"
         raise ArtifactError(f"cannot use {address}", why, "Delete it.") from error
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
     """Serialize a checkpoint as .npz bytes, sealed with their SHA-256."""
-    history = json.dumps([epoch.model_dump() for epoch in checkpoint.history])
+    history = json.dumps([epoch.model_dump() for epoch in checkpoint.history]).encode()
     buffer = io.BytesIO()
-    np.savez(buffer, np.array(history), *checkpoint.variables)
+    np.savez(buffer, np.frombuffer(history, np.uint8), *checkpoint.variables)
     return sealed(buffer.getvalue())
 
 
 def decode(content: bytes) -> Checkpoint:
     """Parse bytes whose seal was checked. Unpickles nothing."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        history, *variables = (archive[f"arr_{number}"] for number in range(len(archive.files)))
-    return Checkpoint(tuple(Epoch(**epoch) for epoch in json.loads(str(history))), variables)
+    arrays = arrays_of(content)
+    history, *variables = (arrays[f"arr_{number}"] for number in range(len(arrays)))
+    return Checkpoint(tuple(Epoch(**epoch) for epoch in json.loads(history.tobytes())), variables)
 
 
 def _epoch(key: str) -> int:

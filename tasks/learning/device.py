@@ -18,13 +18,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from tasks.errors import DeviceError
+from tasks.errors import DeviceError, UsageError
+from tasks.learning import backend as keras_backend
+from tasks.learning.backend import require_backend
 from tasks.settings import DeviceChoice, TrainOn
 from tasks.values import Device, DeviceKind
 
 LOG = logging.getLogger("retrain.train")
 
 Kind = Literal["cpu", "gpu"]
+
+# How to get TensorFlow with CUDA: beside the CPU-only build it must not be installed.
+INSTALL = "On a machine with an NVIDIA driver, `make install SET=gpu` in the checkout makes .venv-gpu with CUDA."
 
 # Prints the devices that TensorFlow sees. Runs in a subprocess, because TensorFlow logs the causes to standard error.
 TENSORFLOW_PROBE = """
@@ -48,6 +53,10 @@ INSTRUCTIONS: tuple[tuple[str, set[str], tuple[str, ...]], ...] = (
 )
 
 
+# XLA's flags that change no result.
+NAMES_OF_FOLDERS = ("--xla_dump_", "--xla_gpu_cuda_data_dir=")
+
+
 def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
     """The kind of device to train on.
 
@@ -55,8 +64,9 @@ def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
     GPU until `require` checks it there. One for the CPU must have the arithmetic of this machine's CPU.
 
     Raises:
-        DeviceError: `gpu` on a machine where TensorFlow cannot use one; within seconds.
+        DeviceError: `gpu` on a machine where TensorFlow cannot use one, within seconds; or there is no TensorFlow.
     """
+    require_backend()
     if train_on == "pool":
         return device_kind("cpu" if choice == "cpu" else "gpu")
     if choice == "cpu":
@@ -67,12 +77,12 @@ def resolve(choice: DeviceChoice, train_on: TrainOn = "here") -> DeviceKind:
         return device_kind("gpu")
     if choice == "auto":
         if visible:
-            LOG.warning("training on the CPU, though this machine has a GPU: %s. Install retrain-mnist[gpu].", why_not)
+            LOG.warning("training on the CPU, though this machine has a GPU: %s. %s", why_not, INSTALL)
         return device_kind("cpu")
     raise DeviceError(
         "cannot train on a GPU",
         f"{why_not}; {_what_tensorflow_sees()}",
-        "Use --device cpu or auto, or install retrain-mnist[gpu] on a machine with an NVIDIA driver.",
+        f"Use --device cpu or auto. {INSTALL}",
     )
 
 
@@ -88,9 +98,10 @@ def require(expected: DeviceKind) -> None:
 
 
 def device_kind(kind: Kind) -> DeviceKind:
-    """The device kind: a CPU with the arithmetic of this machine's, a GPU with the backend alone."""
+    """The device kind: the backend, for a CPU the arithmetic of this machine's, and XLA's flags."""
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
-    return DeviceKind(kind=kind, arithmetic=f"{backend}, {_cpu_arithmetic()}" if kind == "cpu" else backend)
+    parts = [f"{backend}, {_cpu_arithmetic()}" if kind == "cpu" else backend, *_xla_flags()]
+    return DeviceKind(kind=kind, arithmetic=" ".join(parts))
 
 
 def describe(device: DeviceKind) -> Device:
@@ -105,8 +116,29 @@ def describe(device: DeviceKind) -> Device:
 
 def _cpu_arithmetic() -> str:
     machine = platform.machine()
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    return " ".join([_kernels() if machine == "x86_64" else machine, "on", _cpu_model(), *flags])
+    return f"{_kernels() if machine == 'x86_64' else machine} on {_cpu_model()}{_one_thread()}"
+
+
+def _one_thread() -> str:
+    """With one thread XLA adds in another order than with several, whose number changes no bits."""
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    number = int(threads) if threads.isdecimal() and int(threads) else _usable_cores()
+    return ", one thread" if number == 1 else ""
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _xla_flags() -> list[str]:
+    """The flags in XLA_FLAGS, or in the file that it names, but for those that only name a folder."""
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):
+        try:
+            flags = Path(flags).read_text()
+        except OSError as error:
+            raise UsageError(f"cannot read XLA_FLAGS {flags}", str(error.strerror), "Correct or unset it.") from None
+    return [flag for flag in flags.split() if not flag.startswith(NAMES_OF_FOLDERS)]
 
 
 def _cpu_model() -> str:
@@ -117,8 +149,8 @@ def _cpu_model() -> str:
 
 def _kernels() -> str:
     flags = set(_cpu_field("flags").split())
-    # oneDNN's own variable: an upper bound on the instructions that it uses.
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    # oneDNN's own variable, by its present and its former name: an upper bound on the instructions that it uses.
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
     unlimited = limit in {"", "ALL", "DEFAULT"}
     supported = next(rank for rank, (_, needed, _) in enumerate(INSTRUCTIONS) if needed <= flags)
     allowed = next(rank for rank, (_, _, names) in enumerate(INSTRUCTIONS) if unlimited or limit.startswith(names))
@@ -158,7 +190,7 @@ def _installed(distribution: str) -> str | None:
 @cache
 def _what_tensorflow_sees() -> str:
     verbose = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
-    command = [sys.executable, "-c", TENSORFLOW_PROBE]
+    command = [sys.executable, "-P", "-c", TENSORFLOW_PROBE]
     try:
         done = subprocess.run(command, env=verbose, capture_output=True, text=True, timeout=PROBE_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -171,6 +203,7 @@ def _what_tensorflow_sees() -> str:
 
 
 def _gpu_name() -> str:
+    keras_backend.keras()  # before TensorFlow, which reads the environment when it is imported
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -178,7 +211,7 @@ def _gpu_name() -> str:
         raise DeviceError(
             "cannot train on a GPU",
             f"a GPU is visible, but {_what_tensorflow_sees()}",
-            "Install retrain-mnist[gpu].",
+            INSTALL,
         )
     return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name))
 

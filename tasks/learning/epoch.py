@@ -13,20 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.data.arrays import Bytes, Split
+from tasks.data.arrays import Bytes, Labels, Split
 from tasks.learning import backend
-
-CLASSES = 10
 
 # Bytes. TensorFlow uses memory that is aligned like this without a copy.
 ALIGNMENT = 64
 
 
 def epoch_model(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
-    """A Sequential of these layers. Compile it, then train it with `fit(**fit_arguments(split, order, batch_size))`.
+    """A Sequential of these layers. Compile it, then train it with `fit(**fit_arguments(…))`.
 
     Args:
-        layers: From uint8 images (n, pixels) to probabilities (n, 10).
+        layers: From uint8 images to probabilities (n, classes).
         split: Images and labels; they are copied to the device that is current in Keras.
         batch_size: Images per batch; the last batch of an epoch may have fewer.
     """
@@ -45,8 +43,10 @@ def epoch_model(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
             if self.train_function is not None and not force:
                 return
 
+            classes = self.output_shape[-1]
+
             def train_on(rows: Any) -> None:
-                self.train_step((tf.gather(images, rows), tf.one_hot(tf.gather(labels, rows), CLASSES)))
+                self.train_step((tf.gather(images, rows), tf.one_hot(tf.gather(labels, rows), classes)))
 
             # Traced once, for whole batches and for the last one.
             train_batch = tf.function(train_on, input_signature=[tf.TensorSpec([None], tf.int32)], autograph=False)
@@ -66,8 +66,9 @@ def epoch_model(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
                 return self.get_metrics_result()
 
             # Keras' own `jit_compile` is ignored while TensorFlow's op determinism is on, because not every operation
-            # supports both. Those of this network do.
-            compiled = tf.function(train_epoch, jit_compile=True, autograph=False)
+            # supports both. Of the layers of `tasks.learning.layers`, one has a gradient that does not.
+            supported = all(type(layer).__name__ != "MaxPooling2D" for layer in self.layers)
+            compiled = tf.function(train_epoch, jit_compile=supported, autograph=False)
 
             def run(orders: Any) -> Any:
                 # XLA updates a variable in place if nothing else reads its memory. If it then runs out of memory, it
@@ -86,7 +87,8 @@ def epoch_model(layers: Sequence[Any], split: Split, batch_size: int) -> Any:
 def fit_arguments(split: Split, order: NDArray[np.intp], batch_size: int) -> dict[str, Any]:
     """The arguments of `fit` for an epoch that takes the images in this order, a permutation (n,) of their indices."""
     if backend.keras().backend.backend() != "tensorflow":
-        return {"x": split.images[order], "y": one_hot(split.labels[order]), "batch_size": batch_size}
+        classes = int(split.labels.max()) + 1
+        return {"x": split.images[order], "y": one_hot(split.labels[order], classes), "batch_size": batch_size}
     import tensorflow as tf
 
     options = tf.data.Options()
@@ -108,6 +110,6 @@ def _on_device(images: Bytes) -> Any:
     return tf.identity(on_host)  # copies to a GPU, if that is the device
 
 
-def one_hot(labels: Bytes) -> NDArray[np.float32]:
-    """Labels uint8 (n,) as one-hot rows, float32 (n, 10)."""
-    return np.eye(CLASSES, dtype=np.float32)[labels]
+def one_hot(labels: Labels, classes: int) -> NDArray[np.float32]:
+    """Labels (n,) as one-hot rows, float32 (n, classes)."""
+    return np.eye(classes, dtype=np.float32)[labels]

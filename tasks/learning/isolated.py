@@ -8,18 +8,18 @@ imports while the caller does other work, and then waits. Called by the load_bac
 from __future__ import annotations
 
 import atexit
-import io
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Probabilities, to_npy
-from tasks.errors import LoadBackError
+from tasks.data.arrays import Bytes, Probabilities, from_npy, to_npy
+from tasks.errors import LoadBackError, SubprocessError
 from tasks.learning import predictions
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,9 @@ def predict_isolated(model: bytes, images: Bytes) -> Probabilities:
     """Predict in a subprocess: probabilities float32 (n, classes), from a model file's bytes and uint8 images (n, 784).
 
     Raises:
-        LoadBackError: The file is refused, or the subprocess dies, takes too long, or writes no such array.
+        LoadBackError: The file is refused, or predicts something of another shape.
+        SubprocessError: The subprocess cannot start, dies, takes too long, or writes nothing, for a reason of this
+            machine as far as anybody can tell: that is no verdict on the file.
     """
     try:
         process = _take_process()
@@ -44,7 +46,7 @@ def predict_isolated(model: bytes, images: Bytes) -> Probabilities:
         finally:
             process.end()
     except OSError as error:
-        raise _failed(f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}") from error
+        raise _unfinished(f"{error.filename or tempfile.gettempdir()}: {error.strerror or error}") from error
 
 
 def preload() -> None:
@@ -81,10 +83,12 @@ class _Process:
                 cwd=self._path,
                 # It predicts on the CPU, and must not take GPU memory from a training beside it.
                 env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"},
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                # Ctrl-C must reach the run alone. The subprocess ends when its standard input closes.
+                # Ctrl-C must reach the run alone. The subprocess ends, and deletes its folder, when its standard
+                # input closes.
                 start_new_session=True,
             )
 
@@ -95,14 +99,16 @@ class _Process:
         (self._path / predictions.MODEL).write_bytes(model)
         (self._path / predictions.IMAGES).write_bytes(to_npy(images))
         try:
-            self._process.communicate(b"go\n", timeout=TIMEOUT)
+            with suppress(BrokenPipeError):  # it has ended: its exit code says more
+                self._process.stdin.write(b"\n")  # type: ignore[union-attr]
+            code = self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise _failed(f"the process was not done after {TIMEOUT:.0f} s") from None
-        code = self._process.returncode
+            raise _unfinished(f"the process was not done after {TIMEOUT:.0f} s") from None
         if code < 0:
-            raise _failed(f"the process was killed by {signal.Signals(-code).name}")
+            raise _unfinished(f"the process was killed by {signal.Signals(-code).name}")
         if code:
-            raise _failed(_last_line(self._path / "errors") or f"the process ended with {code}")
+            why = _last_line(self._path / "errors") or f"the process ended with {code}"
+            raise _failed(why) if code == predictions.REFUSED else _unfinished(why)
         return _read(self._path / predictions.PROBABILITIES, len(images))
 
     def end(self) -> None:
@@ -127,16 +133,24 @@ def _take_process() -> _Process:
 def _read(path: Path, images: int) -> Probabilities:
     """The array that the subprocess wrote, after checking dtype and shape."""
     try:
-        array = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise _failed(f"the process wrote no array ({error})") from error
+        array = from_npy(path.read_bytes())
+    except ValueError as error:
+        raise _unfinished(f"the process wrote no array ({error})") from error
     if array.dtype != np.float32 or array.ndim != 2 or len(array) != images:
         raise _failed(f"the process wrote {array.dtype} {array.shape} for {images:,} images")
-    return array
+    return array.view(np.float32)
 
 
 def _failed(why: str) -> LoadBackError:
     return LoadBackError("the model file cannot be loaded back", why, "Run again; the log has the details.")
+
+
+def _unfinished(why: str) -> SubprocessError:
+    return SubprocessError(
+        "cannot load the model file back on this machine",
+        why,
+        "Check memory, limits (ulimit -a) and the disk of temporary files, then run again: finished steps are reused.",
+    )
 
 
 def _last_line(path: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Probabilities
+from tasks.data.arrays import Labels, Probabilities
 from tasks.values import Artifact, ClassScore, Evaluation
 
 
-def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) -> Evaluation:
+def score(probabilities: Probabilities, labels: Labels, predictions: Artifact) -> Evaluation:
     """Accuracy, mean cross-entropy in nats, precision and recall per class, confusion matrix.
 
     A class that is never predicted has precision 0, one without images recall 0.
@@ -46,3 +46,27 @@ def score(probabilities: Probabilities, labels: Bytes, predictions: Artifact) ->
             tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=classes)
         ),
     )
+
+
+def require_scores_of(evaluation: Evaluation, probabilities: Probabilities, labels: Labels) -> None:
+    """Raise ValueError unless the evaluation counts what these predictions get right.
+
+    Args:
+        evaluation: What `score` is said to have returned for them.
+        probabilities: float32 (n, classes).
+        labels: uint8 or uint16 (n,).
+    """
+    classes = probabilities.shape[1]
+    pairs = labels.astype(np.intp) * classes + probabilities.argmax(axis=1)
+    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    right, support = confusion.diagonal(), confusion.sum(axis=1)
+    counted = (len(labels), int(right.sum()), tuple(map(tuple, confusion.tolist())), tuple(range(classes)))
+    labelled = tuple(each.label for each in evaluation.classes)
+    if (evaluation.images, evaluation.correct, evaluation.confusion, labelled) != counted:
+        raise ValueError("its counts are not those of its predictions")
+    shares = [
+        evaluation.accuracy,
+        *(each.recall * total for each, total in zip(evaluation.classes, support, strict=True)),
+    ]
+    if not np.allclose(shares, [counted[1] / len(labels), *right]):
+        raise ValueError("its shares are not those of its predictions")

@@ -11,10 +11,13 @@ from tasks.values import DeviceKind, Examples, Value
 class TrainingPlan(Value):
     """Everything that the weights depend on: the images, the recipe, the kind of device.
 
-    `validation` is only measured, never learned from; None if no images are held out.
+    `validation` is only measured, never learned from; None if no images are held out. `shape` is that of an image.
+    `code` is a digest of the module that the recipe's network is in, and of those that it imports; "" for the default.
     """
 
     examples: Examples
     validation: Examples | None
+    shape: tuple[int, ...]
     recipe: Recipe
+    code: str = ""
     device: DeviceKind

@@ -22,6 +22,7 @@ from tasks.learning.checkpoints import Checkpoint, Checkpoints
 from tasks.learning.device import Kind
 from tasks.learning.network import build
 from tasks.settings import Recipe
+from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.values import Epoch
 
 LOG = logging.getLogger("retrain.train")
@@ -49,7 +50,7 @@ def compiled_model(network: Any, recipe: Recipe, train: Split) -> Any:
     )
     # Create the variables of optimizer and metrics now: a function that creates variables is traced twice.
     model.optimizer.build(network.trainable_variables)
-    model.compute_metrics(None, *np.zeros((2, 1, epoch.CLASSES), np.float32))
+    model.compute_metrics(None, *np.zeros((2, 1, network.output_shape[-1]), np.float32))
     return model
 
 
@@ -64,7 +65,8 @@ def fit(
     """Train the network.
 
     Args:
-        train: Images uint8 (n, 784) and labels uint8 (n,).
+        train: Images uint8 (n, height, width), (n, height, width, 3) or (n, pixels), and labels (n,); every class has
+            an image.
         recipe: Epochs, batch size, learning rate and seed.
         kind: The device to train on.
         validation: Measured after each epoch, never learned from.
@@ -72,17 +74,20 @@ def fit(
         on_epoch: Called with (number from 1, metrics) after each epoch.
 
     Raises:
+        NetworkError: The recipe's own network cannot be used.
         TrainingError: The loss is not finite or diverges, or memory runs out.
     """
     keras = _deterministic_keras(recipe.seed)
     with _memory_errors_as_one_line(), keras.device(f"{kind}:0"):
-        network = build(train.images.shape[1])
+        classes = int(train.labels.max()) + 1
+        network = build(train.images.shape[1:], classes, recipe.network)
+        train, validation = _shaped(train, network), validation and _shaped(validation, network)
         model = compiled_model(network, recipe, train)
-        variables = [*network.weights, *model.optimizer.variables]
+        variables = [*network.variables, *model.optimizer.variables]  # those of random generators too
         history = _resume(variables, recipe, checkpoints)
         for number in range(len(history), recipe.epochs):
             history.append(_fit_epoch(model, train, recipe, number, validation))
-            _require_no_divergence(history)
+            _require_no_divergence(history, classes)
             if checkpoints:
                 values = [keras.ops.convert_to_numpy(variable) for variable in variables]
                 checkpoints.keep(Checkpoint(tuple(history), values))
@@ -90,10 +95,20 @@ def fit(
     return Fitted(network, tuple(history))
 
 
+def _shaped(split: Split, network: Any) -> Split:
+    """The images in the shape that the network takes; no copy."""
+    return Split(split.images.reshape(-1, *network.input_shape[1:]), split.labels)
+
+
 def _resume(variables: Sequence[Any], recipe: Recipe, checkpoints: Checkpoints | None) -> list[Epoch]:
     """Assign the variables from the newest checkpoint and return its epochs; [] without one."""
-    checkpoint = checkpoints.newest() if checkpoints else None
+    # A number has 8 bytes at most. The rest is the history, and a header for each variable.
+    limit = sum(8 * math.prod(variable.shape) for variable in variables) + LARGEST_DOCUMENT
+    checkpoint = checkpoints.newest(limit) if checkpoints else None
     if checkpoint is None:
+        return []
+    if [value.shape for value in checkpoint.variables] != [tuple(variable.shape) for variable in variables]:
+        LOG.warning("train: starts anew, as the checkpoint is one of another network")
         return []
     for variable, value in zip(variables, checkpoint.variables, strict=True):
         variable.assign(value)
@@ -105,12 +120,13 @@ def _fit_epoch(model: Any, train: Split, recipe: Recipe, number: int, validation
     start = time.perf_counter()
     # A function of seed and epoch, not of the state of a generator, so that a resumed training has the same order.
     order = np.random.default_rng([recipe.seed, number]).permutation(len(train.labels))
+    classes = model.output_shape[-1]
     logs = model.fit(
         **epoch.fit_arguments(train, order, recipe.batch_size),
         initial_epoch=number,
         epochs=number + 1,
         shuffle=False,
-        validation_data=(validation.images, epoch.one_hot(validation.labels)) if validation else None,
+        validation_data=(validation.images, epoch.one_hot(validation.labels, classes)) if validation else None,
         validation_batch_size=recipe.batch_size,
         verbose=0,
     ).history
@@ -127,13 +143,13 @@ def _fit_epoch(model: Any, train: Split, recipe: Recipe, number: int, validation
     )
 
 
-def _require_no_divergence(history: Sequence[Epoch]) -> None:
+def _require_no_divergence(history: Sequence[Epoch], classes: int) -> None:
     """Raise TrainingError if the loss grew in the last epoch and is more than twice that of guessing.
 
     Not in the first epoch: with few images its loss starts high and then falls.
     """
     losses = [epoch.loss for epoch in history]
-    guessing = math.log(epoch.CLASSES)
+    guessing = math.log(classes)
     if len(losses) > 1 and losses[-1] > max(losses[-2], 2 * guessing):
         raise _broken(
             len(losses), f"the loss grew from {losses[-2]:.3g} to {losses[-1]:.3g}, guessing has {guessing:.2f}"
@@ -168,5 +184,6 @@ def _deterministic_keras(seed: int) -> Any:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+    keras.utils.clear_session(free_memory=False)  # names of layers count up within a process, and get into the file
     keras.utils.set_random_seed(seed)
     return keras

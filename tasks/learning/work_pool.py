@@ -1,17 +1,18 @@
 """Trains on the work pool `retrain-training`: starts a run of `train/worker`, which a worker of the pool executes.
 
 The waiting run and the training run share only the store: the second stores its result under the cache key by which the
-first one reads it, so either may die without loss. Called by the train step and `flows.seeds`; imports Prefect. Its
-code is not part of the cache key.
+first one reads it, so either may die without loss. What the second logs, the first repeats, in its log and on its page.
+Called by the train step and `flows.seeds`; imports Prefect. Its code is not part of the cache key.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -24,11 +25,12 @@ from prefect.runtime import task_run
 from prefect.states import Cancelling
 
 from tasks.caching.steps import Run
-from tasks.errors import DispatchError, TrainingCrashed
+from tasks.errors import DispatchError, TrainingCrashed, reason_of
 from tasks.learning.plan import TrainingPlan
 from tasks.running.liveness import Watch, declare_dead
+from tasks.running.prefect_artifacts import LogArtifact, link_to, logged_lines
 from tasks.running.server import SERVER_AWAY, wait_at_most
-from tasks.settings import Recipe, TrainOn
+from tasks.settings import Recipe, TrainOn, longest_training
 from tasks.storage.artifacts import artifacts_in
 
 LOG = logging.getLogger("retrain.train")
@@ -44,6 +46,18 @@ POLLS_PER_POOL_CHECK = 15
 
 # Seconds that a run which ends takes at most to cancel its training.
 CANCEL_SECONDS = 10.0
+
+# Between two requests for what the training run logs, and how long its end waits for the last one.
+REPEAT_SECONDS = 3.0
+REPEAT_AT_MOST = 5.0
+
+# What a state of the training run means for the run that waits.
+MEANINGS = {
+    StateType.SCHEDULED: f"waits for a worker of the work pool {POOL}",
+    StateType.PENDING: "a worker has taken it and starts its process",
+    StateType.RUNNING: "its process runs",
+    StateType.CANCELLING: "is being cancelled",
+}
 
 
 def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
@@ -62,9 +76,13 @@ def train_on_pool(plan: TrainingPlan, train_on: TrainOn, run: Run) -> bool:
             child = client.read_flow_run(flow_run_id)
         else:
             _require_worker(client)
-            child = _start(parameters, _run_name(plan.recipe))
-        LOG.info("train: handed to the work pool %s as the run %r", POOL, child.name)
-        state = _wait_or_cancel(client, child)
+            child = _start(parameters, _run_name(plan.recipe, run))
+        page = link_to(child.id, f"The training's own run: {child.name}")
+        with LogArtifact(LOG, "train", run.series, page):
+            LOG.info("train: handed to the work pool %s as the run %s", POOL, child.id)
+            with _repeating(child):
+                state = _wait_or_cancel(client, child)
+            LOG.info("train: ended as %s%s", state.name, f", {state.message}" if state.message else "")
     if not state.is_completed():
         for artifact in artifacts_in(parameters):  # ArtifactError for a lost one: its step then computes it again
             run.artifacts.verify(artifact)
@@ -85,9 +103,10 @@ def submit_all(plans: Sequence[TrainingPlan], run: Run) -> Iterator[None]:
         _require_worker(client)
         try:
             for plan in plans:
-                child = _start(_parameters(plan, run), _run_name(plan.recipe))
+                child = _start(_parameters(plan, run), _run_name(plan.recipe, run))
                 run.submitted[plan] = child.id  # the id only: Prefect refuses a FlowRun among a task's arguments
-            LOG.info("train: handed %d trainings to the work pool %s", len(plans), POOL)
+            seeds = ", ".join(str(plan.recipe.seed) for plan in plans)
+            LOG.info("train: handed to the work pool %s: a training for each of the seeds %s", POOL, seeds)
             yield
         finally:
             for unawaited in run.submitted.values():
@@ -102,7 +121,7 @@ def _server_errors_as_one_line() -> Iterator[None]:
     except httpx.HTTPError as error:
         raise DispatchError(
             f"cannot train on the work pool {POOL}",
-            f"the Prefect server did not answer for {SERVER_AWAY:.0f} s, or refused: {str(error).splitlines()[0]}",
+            f"the Prefect server did not answer for {SERVER_AWAY:.0f} s, or refused: {reason_of(error)}",
             "Start it and run again: the training resumes after its last epoch.",
         ) from None
 
@@ -113,11 +132,16 @@ def is_crash(_task: object, _task_run: object, state: State[Any]) -> bool:
 
 
 def _parameters(plan: TrainingPlan, run: Run) -> dict[str, Any]:
-    return {"plan": plan.model_dump(mode="json"), "store": run.store.url, "refresh": "train" in run.refresh}
+    return {
+        "plan": plan.model_dump(mode="json"),
+        "store": run.store.url,
+        "refresh": "train" in run.refresh,
+        "series": f"{run.series} worker",  # the waiting run shows the training among those of the model
+    }
 
 
-def _run_name(recipe: Recipe) -> str:
-    return f"{recipe.epochs} epochs, seed {recipe.seed}"
+def _run_name(recipe: Recipe, run: Run) -> str:
+    return f"{run.series}, {recipe.epochs} epoch{'' if recipe.epochs == 1 else 's'}, seed {recipe.seed}"
 
 
 def _require_worker(client: SyncPrefectClient) -> None:
@@ -160,11 +184,6 @@ def _not_deployed(why: str) -> DispatchError:
     )
 
 
-def longest_training() -> float:
-    """Seconds that a training may take, including the wait for a worker: `RETRAIN_LONGEST_TRAINING`, or a day."""
-    return float(os.environ.get("RETRAIN_LONGEST_TRAINING") or 86_400)
-
-
 def _wait_or_cancel(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
     """The final state of the training run. If the wait ends early, for any reason, cancel the run."""
     try:
@@ -185,11 +204,14 @@ def _cancel(client: SyncPrefectClient, run: UUID) -> None:
 
 def _wait(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
     """Wait for the end of the training run, and declare it dead if its process or machine is gone."""
-    start, polls, watch = time.monotonic(), 0, Watch(client, child.id)
+    start, polls, watch, known = time.monotonic(), 0, Watch(client, child.id), None
     while time.monotonic() - start < longest_training():
         state = _state(client, child.id)
         if state.is_final():
             return state
+        if state.type != known:
+            LOG.info("train: %s", MEANINGS.get(state.type, state.name))
+        known = state.type
         polls += 1
         if not state.is_running() and polls % POLLS_PER_POOL_CHECK == 0 and not _has_worker(client):
             raise _no_worker("its worker went offline before it started")
@@ -201,6 +223,42 @@ def _wait(client: SyncPrefectClient, child: FlowRun) -> State[Any]:
         f"it was not done after {longest_training():.0f} s, waiting for a worker included",
         "Run again: it resumes after its last epoch. RETRAIN_LONGEST_TRAINING allows more seconds.",
     )
+
+
+@contextmanager
+def _repeating(child: FlowRun) -> Iterator[None]:
+    """Log what the training run logs while the block runs. In a thread, which neither ends nor delays the wait."""
+    ended = threading.Event()
+    context = copy_context()
+    thread = threading.Thread(target=context.run, args=(_repeat, child.id, ended), name="repeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(REPEAT_AT_MOST)
+
+
+def _repeat(child: UUID, ended: threading.Event) -> None:
+    newest, told, last = "", False, False
+    while not last:
+        last = ended.wait(REPEAT_SECONDS)
+        try:
+            with wait_at_most(0), get_client(sync_client=True) as client:
+                lines = logged_lines(client, child, "train")
+        except Exception as error:
+            if not told:
+                LOG.warning("train: cannot show what the training run logs: %s", error)
+            told = True
+            continue
+        for line in lines_after(newest, lines):
+            LOG.info("train: %s", line)
+        newest = lines[-1] if lines else newest
+
+
+def lines_after(newest: str, lines: Sequence[str]) -> Sequence[str]:
+    """The lines after the last that equals `newest`; all of them where none does."""
+    return lines[max((number for number, line in enumerate(lines, 1) if line == newest), default=0) :]
 
 
 def _state(client: SyncPrefectClient, run: UUID) -> State[Any]:

@@ -5,6 +5,6 @@ May import neither Prefect nor TensorFlow, so that an application can use it to 
 
 from __future__ import annotations
 
-from tasks.registry.registry import Registry
+from tasks.registry.registry import Registry, model_names
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "model_names"]

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from tasks.errors import ChampionMoved, KeyConflict, KeyMissing, RegistryError, StoreError
@@ -180,11 +181,13 @@ class ChampionPointer:
             errors.append(self._behind(state))
         # The pointer counts: its writer may have been killed before it recorded the move.
         generations = {generation for generation, _, _ in ranks.values()} | ({pointer.generation} if pointer else set())
-        if missing := sorted({*range(1, max(generations, default=0))} - generations):
+        known = sorted({0} | {each for each in generations if each > 0})
+        gaps = [(one + 1, other - 1) for one, other in pairwise(known) if other > one + 1]
+        if missing := [f"{first}" if first == last else f"{first} to {last}" for first, last in gaps]:
             errors.append(
                 RegistryError(
                     f"cannot trust {self._store.address(self._key('history'))}",
-                    f"no entry for generation {', '.join(map(str, missing))}: it was deleted",
+                    f"no entry for generation {', '.join(missing)}: it was deleted",
                     "Restore the entry from a backup of the store; the champion does not depend on it.",
                 )
             )
@@ -462,7 +465,7 @@ class ChampionPointer:
         except RegistryError:
             if not ignore_damage:
                 raise
-            return None, self._store.get(key).etag
+            return None, self._store.etag(key)
 
     def _key(self, path: str) -> str:
         return f"{self._base}/{path}"

@@ -17,15 +17,20 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from tasks.errors import RegistryError
-from tasks.storage.objects import ObjectStore
+from tasks.errors import ObjectTooLarge, RegistryError
+from tasks.storage.objects import LARGEST_DOCUMENT, ObjectStore
 from tasks.storage.probe import Decider
 from tasks.storage.verified import READS
-from tasks.values import Sha256, Value
+from tasks.values import LARGEST_FILE, Sha256, Value
 
 T = TypeVar("T", bound=Value)
 
-ENTRY_NAME = re.compile(r"(\d{8,})-v(\d+)-([0-9a-f]{32})\.json")
+# In ASCII alone: other digits, or leading zeros of a version, are numbers too, and the names of other files.
+NUMBER = re.compile("[1-9][0-9]*")
+ENTRY_NAME = re.compile(rf"([0-9]{{8,}})-v({NUMBER.pattern})-([0-9a-f]{{32}})\.json")
+
+# The path of a file, which cannot leave its folder, and which every file system can have.
+PATH = r"^[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*(/[^/\\.\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*)*$"
 
 # The order of history entries: generation, version, publish id. Two writers may have written one generation.
 Rank = tuple[int, int, str]
@@ -34,8 +39,8 @@ Rank = tuple[int, int, str]
 class File(Value):
     """One file of a version: its path below the version, its size in bytes, and its SHA-256."""
 
-    path: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]*(/[^/\\.][^/\\]*)*$")]  # cannot leave its folder
-    size: int
+    path: Annotated[str, Field(pattern=PATH)]
+    size: Annotated[int, Field(ge=0, le=LARGEST_FILE)]
     sha256: Sha256
 
 
@@ -50,7 +55,8 @@ class Manifest(Value):
 
     @model_validator(mode="after")
     def _check_identity(self) -> Self:
-        if self.identity != identity({file.path: file.sha256 for file in self.files}):
+        digests = {file.path: file.sha256 for file in self.files}
+        if len(digests) < len(self.files) or self.identity != identity(digests):
             raise ValueError("the identity does not match the files")
         return self
 
@@ -65,7 +71,9 @@ class Manifest(Value):
     def accuracy(self) -> float | None:
         """The test accuracy it was published with; None where the manifest does not say."""
         found = self.fact("metrics", "accuracy")
-        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= 1:
+            return None
+        return float(found)
 
 
 class Pointer(Value):
@@ -129,8 +137,9 @@ def parse(kind: type[T], data: bytes, address: str) -> T:
         RegistryError: The bytes are no such file, or were altered. `address` names the file in the error.
     """
     try:
-        plain = json.loads(data)
-        value = kind.model_validate_json(_canonical({name: plain[name] for name in plain if name != "sha256"}))
+        plain = dict(json.loads(data))
+        plain.pop("sha256", None)
+        value = kind.model_validate_json(_canonical(plain))
         intact = encode(value) == data
     except (ValueError, TypeError, RecursionError) as error:
         raise damaged(address, f"is no {kind.__name__.lower()}") from error
@@ -154,7 +163,10 @@ def read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
 
 
 def _read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
-    data, etag = store.get(key)
+    try:
+        data, etag = store.get(key, LARGEST_DOCUMENT)
+    except ObjectTooLarge as error:
+        raise damaged(store.address(key), f"is too large: {error.why}") from error
     return parse(kind, data, store.address(key)), etag
 
 

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tasks.errors import RegistryError, StoreError, UsageError
-from tasks.registry.documents import Manifest, Pointer, encode, parse, sha256
-from tasks.registry.registry import Registry
+from tasks.registry.documents import Manifest, Pointer, encode, parse
+from tasks.registry.registry import MODEL_FILE, Registry
 
 MANIFEST = "manifest.json"
 
@@ -46,7 +46,8 @@ def fetch_version(registry: Registry, which: int | Pointer, folder: Path) -> Man
         StoreError: The store cannot be read, or the folder cannot be written.
     """
     manifest = registry.manifest(which)
-    if _has_version(folder, manifest):
+    registry.file(manifest, MODEL_FILE)
+    if _has_version(registry, manifest, folder):
         return manifest
     try:
         folder = folder.resolve()
@@ -66,15 +67,15 @@ def fetch_version(registry: Registry, which: int | Pointer, folder: Path) -> Man
     return manifest
 
 
-def _has_version(folder: Path, manifest: Manifest) -> bool:
+def _has_version(registry: Registry, manifest: Manifest, folder: Path) -> bool:
     if (folder / STAGE).exists():
         return False
     try:
-        digests = {file.path: sha256((folder / file.path).read_bytes()) for file in manifest.files}
-        same_manifest = (folder / MANIFEST).read_bytes() == encode(manifest)
-    except OSError:
+        for file in manifest.files:
+            registry.check(manifest.version, file, (folder / file.path).read_bytes())
+        return (folder / MANIFEST).read_bytes() == encode(manifest)
+    except (OSError, RegistryError):
         return False
-    return same_manifest and digests == {file.path: file.sha256 for file in manifest.files}
 
 
 def _own_files(folder: Path) -> set[str]:

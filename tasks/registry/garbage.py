@@ -12,8 +12,10 @@ from itertools import groupby
 
 from tasks.errors import RegistryError
 from tasks.registry.champion import CLAIMS
+from tasks.registry.documents import NUMBER
 from tasks.registry.registry import Registry
 from tasks.storage.objects import Entry, ObjectStore
+from tasks.storage.probe import folders_of_run
 
 LOG = logging.getLogger("retrain.store")
 
@@ -25,12 +27,13 @@ def garbage(store: ObjectStore, registry: Registry, before: datetime) -> list[En
     publish may still write it, and never its markers: they keep its number taken. Lists nothing of a version with a
     damaged manifest.
     """
-    leftovers = ("probe/", registry.key(CLAIMS))
+    probed = ("", *folders_of_run(registry.model, judges_only=False, grows=True))
+    leftovers = (*(f"{folder}probe/" for folder in probed), registry.key(CLAIMS))
     removable = [entry for prefix in leftovers for entry in store.list(prefix) if entry.modified < before]
     base = registry.key("versions/")
     entries = store.list(base)
     for number, group in groupby(entries, lambda entry: entry.key.removeprefix(base).partition("/")[0]):
-        if number.isdecimal():
+        if NUMBER.fullmatch(number):
             removable += _unnamed(registry, int(number), list(group), before)
     return removable
 

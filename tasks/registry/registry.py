@@ -17,13 +17,22 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tasks.errors import ChampionMoved, KeyConflict, KeyMissing, RegistryError, StoreError
+from tasks.errors import (
+    ChampionMoved,
+    KeyConflict,
+    KeyMissing,
+    ModelFileError,
+    ObjectTooLarge,
+    RegistryError,
+    StoreError,
+)
 from tasks.registry.champion import ANY_CHAMPION, WITHDRAWAL_WAITS, ChampionPointer
-from tasks.registry.documents import File, Manifest, Pin, Pointer, damaged, encode, identity, now, read, sha256
+from tasks.registry.documents import NUMBER, File, Manifest, Pin, Pointer, damaged, encode, identity, now, read, sha256
+from tasks.settings import MODEL_NAME
 from tasks.storage.objects import ObjectStore
 from tasks.storage.probe import Capabilities, check
 from tasks.storage.verified import fetch, require, write
@@ -31,8 +40,20 @@ from tasks.values import Receipt
 
 PIN_FILE = "reference.json"
 
+# The file that every version has.
+MODEL_FILE = "model.keras"
+
 # Names of files that the registry writes itself.
 RESERVED = re.compile(r"manifest\.json|content-[0-9a-f]{64}")
+
+# How many models an error names.
+NAMED = 10
+
+
+def model_names(store: ObjectStore) -> list[str]:
+    """The names of the models of which a store has anything, sorted. Lists all that is below `models/`."""
+    folders = {entry.key.split("/")[1] for entry in store.list("models/")}
+    return sorted(name for name in folders if re.fullmatch(MODEL_NAME, name))
 
 
 class Registry:
@@ -42,10 +63,18 @@ class Registry:
         store: The store that holds them.
         model: The model's name ("mnist").
         capabilities: The result of `tasks.storage.probe.check`, if known; otherwise checked before the first write.
+        check_model: Raises ModelFileError for the bytes of a model file that nobody can load (`model_file.check`). Then
+            a version with such a file counts as damaged.
     """
 
-    def __init__(self, store: ObjectStore, model: str, capabilities: Capabilities | None = None) -> None:
-        self._store, self.model, self._capabilities = store, model, capabilities
+    def __init__(
+        self,
+        store: ObjectStore,
+        model: str,
+        capabilities: Capabilities | None = None,
+        check_model: Callable[[bytes], object] | None = None,
+    ) -> None:
+        self.store, self.model, self._capabilities, self._check_model = store, model, capabilities, check_model
         self._base = f"models/{model}"
         self._champion = ChampionPointer(store, self._base)
 
@@ -82,13 +111,13 @@ class Registry:
         version = which if isinstance(which, int) else which.version
         key = self.key(_version(version, "manifest.json"))
         try:
-            manifest, _ = read(self._store, Manifest, key)
+            manifest, _ = read(self.store, Manifest, key)
         except KeyMissing:
             raise RegistryError(
                 f"cannot read version {version} of {self.model}", "there is no such version", "See `retrain versions`."
             ) from None
         if manifest.version != version or (not isinstance(which, int) and manifest.identity != which.identity):
-            raise damaged(self._store.address(key), "is another version's")
+            raise damaged(self.store.address(key), "is another version's")
         return manifest
 
     def read(self, which: int | Pointer | Pin, path: str) -> bytes:
@@ -98,28 +127,45 @@ class Registry:
             RegistryError: The version or the file is missing or altered.
         """
         manifest = self.manifest(which)
+        return self.read_file(manifest.version, self.file(manifest, path))
+
+    @staticmethod
+    def file(manifest: Manifest, path: str) -> File:
+        """The size and digest of a file. Raises RegistryError if the manifest does not name it."""
         for file in manifest.files:
             if file.path == path:
-                return self.read_file(manifest.version, file)
+                return file
         raise RegistryError(
             f"cannot read {path} of version {manifest.version}", "the manifest does not name it", "Check the name."
         )
 
     def read_file(self, version: int, file: File) -> bytes:
-        """A file that a manifest names, verified. Raises RegistryError if it is missing or altered."""
-        address = self._address(_version(version, file.path))
+        """A file that a manifest names, verified. Raises RegistryError if it is missing, altered, or no model."""
         try:
-            data = fetch(self._store, self.key(_version(version, file.path)), file.sha256)
+            data = fetch(self.store, self.key(_version(version, file.path)), file.sha256, file.size)
         except KeyMissing:
-            raise damaged(address, "is missing") from None
-        if sha256(data) != file.sha256:
-            raise damaged(address, "was altered")
+            raise damaged(self.address(version, file.path), "is missing") from None
+        except ObjectTooLarge as error:
+            raise damaged(self.address(version, file.path), f"was altered: {error.why}") from error
+        self.check(version, file, data)
         return data
 
+    def check(self, version: int, file: File, data: bytes) -> None:
+        """Raise RegistryError unless these bytes are the file that a manifest names, and a model where it says so."""
+        address = self.address(version, file.path)
+        if sha256(data) != file.sha256:
+            raise damaged(address, "was altered")
+        if self._check_model and file.path == MODEL_FILE:
+            try:
+                self._check_model(data)
+            except ModelFileError as error:
+                raise RegistryError(f"cannot use {address}", error.why, error.next_step) from error
+
     def verify(self, which: int | Pointer | Pin) -> list[RegistryError]:
-        """Read and hash every file of a version: one error for each that is missing or altered."""
+        """Read and check every file of a version: one error for each that is missing, altered, or no model."""
         try:
             manifest = self.manifest(which)
+            self.file(manifest, MODEL_FILE)
         except RegistryError as error:
             return [error]
         errors = []
@@ -162,10 +208,14 @@ class Registry:
         """The error for a store that has nothing of this model; None where it has."""
         if self.versions() or self._champion.numbers():
             return None
+        others = [name for name in model_names(self.store) if name != self.model]
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
         return RegistryError(
-            f"there is nothing of {self.model} in {self._store.url}",
+            f"there is nothing of {self.model} in {self.store.url}",
             "no version, no champion and no history is stored there",
-            "Check the store's address (--store) and the model's name (--dataset).",
+            f"It has {', '.join(others[:NAMED])}{more}: name one with --model."
+            if others
+            else "Check the store's address (--store) and the model's name (--model).",
         )
 
     def address(self, version: int, path: str) -> str:
@@ -210,7 +260,7 @@ class Registry:
             version, names = self._claim_number(content, own, versions)
             for path, data in files.items():
                 if path not in names or not self._is_stored(version, path, data):
-                    write(self._store, self.key(_version(version, path)), data)
+                    write(self.store, self.key(_version(version, path)), data)
             manifest = Manifest(version=version, identity=content, created=now(), files=entries, facts=dict(facts))
             champion = self._promote(manifest, reason, after, new="manifest.json" not in names)
         except ChampionMoved:
@@ -239,7 +289,7 @@ class Registry:
         champions = self._champion.numbers()
         for number, names in self._names_by_version().items():
             if {f"content-{content}", "manifest.json"} <= names and number not in champions:
-                self._store.delete(self.key(_version(number, "manifest.json")))
+                self.store.delete(self.key(_version(number, "manifest.json")))
 
     def rollback(self, to: int | None, reason: str, only: int | None = None) -> Pointer:
         """Verify an earlier version, make it the champion again, and return the new pointer.
@@ -288,7 +338,7 @@ class Registry:
     def pinned(self) -> Pin | None:
         """The pin, or None. Raises RegistryError if it is damaged."""
         try:
-            return read(self._store, Pin, self.key(PIN_FILE))[0]
+            return read(self.store, Pin, self.key(PIN_FILE))[0]
         except KeyMissing:
             return None
 
@@ -314,27 +364,27 @@ class Registry:
 
     def unpin(self) -> None:
         """Delete the pin, also a damaged one: candidates are compared with the champion alone."""
-        self._store.delete(self.key(PIN_FILE))
+        self.store.delete(self.key(PIN_FILE))
 
     def _write_pin(self, data: bytes) -> None:
         """Write the pin, with a condition where the store enforces one, and read it back."""
         key = self.key(PIN_FILE)
         if self.capabilities.decides == "history":
-            write(self._store, key, data)
+            write(self.store, key, data)
             return
         try:
-            etag = self._store.get(key).etag
+            etag = self.store.etag(key)
         except KeyMissing:
-            self._store.put_once(key, data)
+            self.store.put_once(key, data)
         else:
-            self._store.compare_and_swap(key, data, self.capabilities.tag(etag))
-        require(self._store, key, data)
+            self.store.compare_and_swap(key, data, self.capabilities.tag(etag))
+        require(self.store, key, data)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the store can do, probed once. Raises StoreError."""
         if self._capabilities is None:
-            self._capabilities = check(self._store)
+            self._capabilities = check(self.store)
         return self._capabilities
 
     def receipt(self, version: int, champion: Pointer, *, new: bool) -> Receipt:
@@ -351,9 +401,9 @@ class Registry:
     def _names_by_version(self) -> dict[int, set[str]]:
         """The file names of every version number, complete or not, by ascending number."""
         versions: dict[int, set[str]] = {}
-        for entry in self._store.list(self.key("versions/")):
+        for entry in self.store.list(self.key("versions/")):
             number, _, name = entry.key.removeprefix(self.key("versions/")).partition("/")
-            if number.isdecimal():
+            if NUMBER.fullmatch(number):
                 versions.setdefault(int(number), set()).add(name)
         return dict(sorted(versions.items()))
 
@@ -386,7 +436,7 @@ class Registry:
         If both see each other, the marker that sorts first waits until the other is deleted.
         """
         key = self.key(_version(number, marker))
-        self._store.put(key, b"")
+        self.store.put(key, b"")
         for wait in WITHDRAWAL_WAITS:
             names = self._names_under(number)
             markers = {name for name in names if name.startswith("content-")}
@@ -395,17 +445,17 @@ class Registry:
             if marker != min(markers) or markers < names:  # the other sorts first, or writes its files already
                 break
             time.sleep(wait)
-        self._store.delete(key)
+        self.store.delete(key)
         return None
 
     def _names_under(self, number: int) -> set[str]:
         base = self.key(_version(number, ""))
-        return {entry.key.removeprefix(base) for entry in self._store.list(base)}
+        return {entry.key.removeprefix(base) for entry in self.store.list(base)}
 
     def _is_stored(self, version: int, path: str, data: bytes) -> bool:
         try:
-            return fetch(self._store, self.key(_version(version, path)), sha256(data)) == data
-        except KeyMissing:
+            return fetch(self.store, self.key(_version(version, path)), sha256(data), len(data)) == data
+        except (KeyMissing, ObjectTooLarge):
             return False
 
     def _has_manifest(self, version: int, content: str) -> bool:
@@ -417,14 +467,14 @@ class Registry:
     def _write_manifest(self, manifest: Manifest) -> None:
         """Write a manifest and read it back: it, or that of another worker with the same content."""
         key = self.key(_version(manifest.version, "manifest.json"))
-        self._store.put(key, encode(manifest))
+        self.store.put(key, encode(manifest))
         if not self._has_manifest(manifest.version, manifest.identity):
             raise StoreError(
-                f"cannot trust {self._store.address(key)}", "it came back altered", "Check the store, then run again."
+                f"cannot trust {self.store.address(key)}", "it came back altered", "Check the store, then run again."
             )
 
     def _address(self, path: str) -> str:
-        return self._store.address(self.key(path))
+        return self.store.address(self.key(path))
 
 
 def _version(number: int, path: str) -> str:

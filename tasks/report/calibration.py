@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Probabilities
+from tasks.data.arrays import Labels, Probabilities
 from tasks.values import Value
 
 # As in Guo et al. The error depends on the number of bins, so every form of the report states both.
@@ -35,7 +35,7 @@ class Calibration(Value):
     bins: tuple[Bin, ...]
 
 
-def calibration(probabilities: Probabilities, labels: Bytes, of: int = BINS) -> Calibration:
+def calibration(probabilities: Probabilities, labels: Labels, of: int = BINS) -> Calibration:
     """How far the probabilities of the guesses are from the share of right guesses.
 
     Args:

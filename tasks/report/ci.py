@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from tasks.errors import RetrainError
 from tasks.report.facts import Document
 from tasks.report.formatting import accuracy_line, badge, duration, gate_rows, headline, plain, table
-from tasks.report.markdown import comparison_section, markdown
+from tasks.report.markdown import changes_section, comparison_section, markdown
 from tasks.values import Check, Outcome
 
 # Characters that XML 1.0 excludes, escaped or not.
@@ -40,13 +40,13 @@ def junit(document: Document) -> bytes:
         "time": seconds,
     }
     root = ElementTree.Element("testsuites", {"name": "retrain", **counts})
-    attributes = {"name": _xml(f"gate of {document.model}"), "skipped": "0", **counts}
+    attributes = {"name": _xml(f"gate of {document.model_name}"), "skipped": "0", **counts}
     suite = ElementTree.SubElement(root, "testsuite", attributes)
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(document).items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": _xml(value)})
     for check, row in zip(checks, gate_rows(document.decision), strict=True):
-        case = {"classname": _xml(f"{document.model}.gate"), "name": _xml(check.name), "time": "0"}
+        case = {"classname": _xml(f"{document.model_name}.gate"), "name": _xml(check.name), "time": "0"}
         element = ElementTree.SubElement(suite, "testcase", case)
         text = _xml(f"{row['check']} is {row['value']} and needs {row['needs']}: {row['because']}")
         if check.passed:
@@ -155,7 +155,7 @@ def _head(document: Document, outcome: str) -> list[str]:
     decision = document.decision
     mark = "❌" if decision.verdict == "reject" else "⚠️" if decision.override else "✅"
     return [
-        f"## {mark} {plain(document.model)}: {plain(badge(decision))}",
+        f"## {mark} {plain(document.model_name)}: {plain(badge(decision))}",
         f"{accuracy_line(decision).capitalize()}. {plain(headline(decision))}",
         *([outcome] if outcome else []),
         table([_marked(check, row) for check, row in zip(decision.checks, gate_rows(decision), strict=True)]),
@@ -167,5 +167,9 @@ def _marked(check: Check, row: dict[str, str]) -> dict[str, str]:
 
 
 def _changes(document: Document) -> list[str]:
-    """The comparison with the champion, a heading level lower than in the report."""
-    return [f"#{comparison_section(document.comparison)}"] if document.comparison else []
+    """What changed since the champion, and the comparison with it, a heading level lower than in the report."""
+    changes, comparison = document.changes, document.comparison
+    return [
+        *([f"#{changes_section(changes)}"] if changes else []),
+        *([f"#{comparison_section(comparison, document.prepared.classes)}"] if comparison else []),
+    ]

@@ -6,15 +6,16 @@ Pure; called by everything that writes or reads a report. Imports no drawing lib
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from tasks.data.arrays import Bytes, Probabilities
+from tasks.data.arrays import Labels, Probabilities, class_name
 from tasks.gate.candidate import Candidate
 from tasks.gate.comparison import Comparison
 from tasks.report.calibration import Calibration, calibration
+from tasks.report.changes import Changes
 from tasks.values import Decision, Provenance, Statistics, Value
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Mistake(Value):
 class Document(Candidate):
     """The content of report.json: the candidate, the gate's decision, and what was computed from the predictions.
 
+    `changes` is what the candidate was made from, compared with the champion; None without one, and in earlier reports.
     `schema_version` goes up when a field changes its meaning or disappears; new fields leave it as it is.
     """
 
@@ -57,13 +59,20 @@ class Document(Candidate):
     decision: Decision
     provenance: Provenance
     comparison: Comparison | None = None
+    changes: Changes | None = None
     calibration: Calibration
     mistakes: tuple[Mistake, ...]
 
+    def class_name(self, label: int) -> str:
+        """The name of a class; its number where it has no other."""
+        return class_name(self.prepared.classes, label)
+
     @property
-    def model(self) -> str:
-        """The model's name in the store: the name of its data set."""
-        return self.prepared.dataset
+    def facts(self) -> Facts:
+        """The facts that it was built from."""
+        candidate = Candidate(**{name: getattr(self, name) for name in Candidate.model_fields})
+        known = {name: getattr(self, name) for name in ("decision", "provenance", "comparison")}
+        return Facts(candidate=candidate, **known)
 
     @property
     def splits(self) -> list[tuple[str, Statistics]]:
@@ -96,7 +105,7 @@ def _in_order(entries: Mapping[str, T], names: Sequence[str]) -> list[tuple[str,
     return [(name, entries[name]) for name in [*known, *sorted(entries.keys() - known)]]
 
 
-def build_document(facts: Facts, probabilities: Probabilities, labels: Bytes) -> Document:
+def build_document(facts: Facts, probabilities: Probabilities, labels: Labels) -> Document:
     """Add to the facts what the predictions show: probabilities float32 (n, classes), labels uint8 (n,)."""
     return Document(
         **dict(facts.candidate),
@@ -108,7 +117,33 @@ def build_document(facts: Facts, probabilities: Probabilities, labels: Bytes) ->
     )
 
 
-def worst_mistakes(probabilities: Probabilities, labels: Bytes, limit: int) -> tuple[Mistake, ...]:
+def manifest_facts(facts: Facts) -> dict[str, Any]:
+    """The facts in a version's manifest: digests of data, code and packages, metrics, the decision."""
+    candidate, evaluation = facts.candidate, facts.candidate.evaluation
+    data = candidate.prepared
+    return {
+        "weights_digest": candidate.trained.weights_digest,
+        "data": {
+            "train": data.train.images.sha256,
+            "train_labels": data.train.labels.sha256,
+            "validation": data.validation and data.validation.images.sha256,
+            "test": data.test.images.sha256,
+            "test_labels": data.test.labels.sha256,
+            **({"shape": list(data.shape), "classes": list(data.classes)} if data.classes else {}),
+            **({"batches": [batch.model_dump(exclude={"test"}) for batch in data.batches]} if data.batches else {}),
+        },
+        "recipe": candidate.recipe.model_dump(mode="json"),
+        "device": candidate.trained.device.model_dump(mode="json"),
+        "provenance": facts.provenance.model_dump(mode="json"),
+        "metrics": {"accuracy": evaluation.accuracy, "loss": evaluation.loss, "images": evaluation.images},
+        "plan": candidate.plan and candidate.plan.model_dump(mode="json"),
+        "seeds": candidate.spread and candidate.spread.model_dump(mode="json"),
+        "onnx": candidate.exported.model_dump(mode="json"),
+        "decision": facts.decision.model_dump(mode="json"),
+    }
+
+
+def worst_mistakes(probabilities: Probabilities, labels: Labels, limit: int) -> tuple[Mistake, ...]:
     """The mistakes to which the model gives the highest probability, in descending order.
 
     Args:

@@ -11,18 +11,31 @@ import io
 import math
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.data.arrays import Bytes
+from tasks.data.arrays import Bytes, class_name
 from tasks.gate.comparison import Change, Comparison
 from tasks.report import formatting
 from tasks.report.calibration import Calibration
+from tasks.report.changes import Changes
 from tasks.report.facts import Document, Mistake
 from tasks.report.figures import calibration_svgs, curve_svgs
 from tasks.report.formatting import Names
-from tasks.values import Check, Epoch, Evaluation, Statistics
+from tasks.values import Check, Epoch, Statistics
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# Pixels of a tile's longer side; larger images are reduced, or a page of 70 photographs had megabytes.
+TILE = 64
+
+# Names of at most so many characters fit below a tile, above a column of the matrix and below a bar.
+SHORT = 2
+
+# So many bars can have the number of images above them, and so many columns of bars can be told apart at all.
+NUMBERED, COLUMNS = 12, 100
 
 
 def render(document: Document, images: Bytes) -> bytes:
@@ -30,24 +43,35 @@ def render(document: Document, images: Bytes) -> bytes:
 
     Args:
         document: The content.
-        images: The test images, uint8 (n, 784) or (n, 28, 28), of which it shows some.
+        images: The test images, uint8 (n, pixels), of which it shows some.
     """
-    return render_template("report.html.jinja", _context(document, images))
+    shaped = images.reshape(-1, *document.prepared.shape)
+    return render_template("report.html.jinja", _context(document, shaped))
 
 
 def render_template(template: str, context: dict[str, Any]) -> bytes:
     """A template of this folder, UTF-8, with these values, all of them escaped."""
+    return _environment().get_template(template).render(context).encode()
+
+
+def with_changes(page: bytes, changes: Changes) -> bytes:
+    """A report that was rendered without changes since the champion, and these after the gate, its first section."""
+    parts: Any = _environment().get_template("parts.html.jinja").module
+    before, end, after = page.partition(b"</section>\n")  # in a text it would be escaped
+    return before + end + str(parts.changes(_changes(changes))).encode() + after
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     folder = files("tasks.report")
-    environment = Environment(
+    return Environment(
         loader=FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(context).encode()
 
 
 def _context(document: Document, images: Bytes) -> dict[str, Any]:
@@ -60,25 +84,36 @@ def _context(document: Document, images: Bytes) -> dict[str, Any]:
         "interval": formatting.interval(decision),
         "headline": formatting.headline(decision),
         "gate": [
-            (row, _gauge(check)) for row, check in zip(formatting.gate_rows(decision), decision.checks, strict=True)
+            (row, gauge(check)) for row, check in zip(formatting.gate_rows(decision), decision.checks, strict=True)
         ],
         "curves": _curves(document.trained.history),
+        "training": formatting.training_sentence(document.trained.history),
         "epochs": formatting.epoch_rows(document.trained.history),
         "spread": formatting.spread_line(document.spread) if document.spread else "",
         "seeds": formatting.seed_rows(document.spread) if document.spread else [],
-        "confusion": _confusion_rows(evaluation.confusion),
-        "classes": list(zip(formatting.class_rows(document), _weakest(evaluation), strict=True)),
+        "confusion": _confusion(document),
+        "confusions": {"shown": formatting.confusions_shown(document), "rows": formatting.confusion_rows(document)},
+        "classes": list(zip(formatting.class_rows(document), _weakest(document), strict=True)),
+        "classes_shown": formatting.classes_shown(document),
         "calibration": _calibration(document.calibration),
-        "mistakes": [_mistake(mistake, images) for mistake in document.mistakes],
+        "mistakes": [_mistake(mistake, document, images) for mistake in document.mistakes],
+        "named": _named(document.prepared.classes),
         "wrong": evaluation.images - evaluation.correct,
-        "comparison": document.comparison and comparison_context(document.comparison, images),
-        "statistics": [(name, _statistics_row(split)) for name, split in document.splits],
+        "shown": formatting.shown(len(document.mistakes), evaluation.images - evaluation.correct),
+        "changes": document.changes and _changes(document.changes),
+        "comparison": document.comparison
+        and comparison_context(document.comparison, document.prepared.classes, images),
+        "leaks": formatting.leak_sentence(document.prepared),
+        "batches": formatting.batches_sentence(document.prepared),
+        "batches_shown": formatting.batches_shown(document.prepared),
+        "batch_rows": formatting.batch_rows(document.prepared),
+        "statistics": [(name, _statistics_row(name, split, document)) for name, split in document.splits],
         "provenance": [row for row in formatting.provenance_rows(document) if row[0] != "Time"],
         "times": _bars(document.seconds),
     }
 
 
-def _gauge(check: Check) -> dict[str, float]:
+def gauge(check: Check) -> dict[str, float]:
     """The positions of value and limit on the row's own scale, in per cent of its width.
 
     The scale of a share ends at 1 and starts so far below the lower of the two that both can be told apart; any other
@@ -93,7 +128,9 @@ def _gauge(check: Check) -> dict[str, float]:
 
 
 def _curves(history: Sequence[Epoch]) -> list[dict[str, str | None]]:
-    """Each drawing with the values of the last epoch."""
+    """Each drawing with the values of the last epoch; none for one epoch, which would be a dot."""
+    if len(history) < 2:
+        return []
     last = history[-1]
 
     def final(field: str) -> str | None:
@@ -106,39 +143,58 @@ def _curves(history: Sequence[Epoch]) -> list[dict[str, str | None]]:
     ]
 
 
+def _changes(changes: Changes) -> dict[str, Any]:
+    """The section "Since champion v3"."""
+    return {
+        "champion": changes.champion,
+        "sentence": formatting.changes_sentence(changes),
+        "parts": formatting.changed_parts(changes),
+    }
+
+
 def _calibration(calibration: Calibration) -> dict[str, Any]:
     return {
-        "svgs": calibration_svgs(calibration),
+        "svgs": calibration_svgs(calibration) if len(calibration.bins) > 1 else {},
         "sentence": formatting.calibration_sentence(calibration),
         "rows": formatting.calibration_rows(calibration),
     }
 
 
-def _mistake(mistake: Mistake, images: Bytes) -> dict[str, str]:
+def _mistake(mistake: Mistake, document: Document, images: Bytes) -> dict[str, Any]:
     """The tile of a mistake in the gallery."""
-    text = f"a {mistake.truth} taken for a {mistake.guess}"
-    return _tile(mistake.image, images, mistake.truth, mistake.guess, mistake.probability) | {"text": text}
+    truth, guess = document.class_name(mistake.truth), document.class_name(mistake.guess)
+    return _tile(mistake.image, images, truth, guess, mistake.probability) | {"text": f"{truth} taken for {guess}"}
 
 
-def comparison_context(comparison: Comparison, images: Bytes | None, names: Names = Names()) -> dict[str, Any]:
+def _named(classes: tuple[str, ...]) -> bool:
+    """Whether classes have names that need room, and not only a digit or a letter."""
+    return max(map(len, classes), default=1) > SHORT
+
+
+def comparison_context(
+    comparison: Comparison, classes: tuple[str, ...], images: Bytes | None, names: Names = Names()
+) -> dict[str, Any]:
     """The values of the section that compares two models.
 
     Args:
         comparison: The two models, image by image.
-        images: The test images, uint8 (n, 784) or (n, 28, 28); None if they are not available.
+        classes: The names of the classes; () for their numbers.
+        images: The test images, uint8 (n, height, width) or (n, height, width, 3); None if they are not available.
         names: The names of the two models.
     """
     return {
         "champion": comparison.champion,
         "sentence": formatting.comparison_sentence(comparison),
         "tiles": _tiles(comparison, names),
-        "classes": formatting.changed_classes(comparison),
+        "classes": formatting.changed_classes(comparison, classes),
+        "classes_shown": formatting.changed_classes_shown(comparison),
+        "named": _named(classes),
         "galleries": [
             {
                 "name": name,
-                "count": side.count,
+                "shown": formatting.shown(len(side.images), side.count),
                 "text": text,
-                "tiles": [_change(change, side is comparison.lost, images, names) for change in side.images],
+                "tiles": [_change(change, side is comparison.lost, classes, images, names) for change in side.images],
             }
             for name, text, side in (
                 ("lost", f"what {names.new} takes it for", comparison.lost),
@@ -156,39 +212,49 @@ def _tiles(comparison: Comparison, names: Names) -> list[dict[str, str]]:
     ]
 
 
-def _change(change: Change, lost: bool, images: Bytes | None, names: Names) -> dict[str, str]:
+def _change(change: Change, lost: bool, classes: tuple[str, ...], images: Bytes | None, names: Names) -> dict[str, Any]:
+    truth = class_name(classes, change.truth)
     predictions = ((names.old, change.champion), (names.new, change.candidate))
     answers = "; ".join(
-        f"{name}: {each.guess}, {formatting.confidence(each.probability)}" for name, each in predictions
+        f"{name}: {class_name(classes, each.guess)}, {formatting.confidence(each.probability)}"
+        for name, each in predictions
     )
     wrong = change.candidate if lost else change.champion
-    return _tile(change.image, images, change.truth, wrong.guess, wrong.probability) | {
-        "text": f"a {change.truth}; {answers}"
+    return _tile(change.image, images, truth, class_name(classes, wrong.guess), wrong.probability) | {
+        "text": f"{truth}; {answers}"
     }
 
 
-def _tile(image: int, images: Bytes | None, truth: int, guess: int, probability: float) -> dict[str, str]:
-    address = "" if images is None else _png_address(images[image])
+def _tile(image: int, images: Bytes | None, truth: str, guess: str, probability: float) -> dict[str, Any]:
     return {
         "image": f"{image:,}",
-        "address": address,
-        "truth": f"{truth}",
-        "guess": f"{guess}",
+        "truth": truth,
+        "guess": guess,
         "confidence": formatting.confidence(probability),
+        **({"address": ""} if images is None else picture(images[image])),
     }
 
 
-def _confusion_rows(confusion: Sequence[Sequence[int]]) -> list[list[dict[str, Any]]]:
-    """Each cell's count and the strength of its colour: mistakes by their share of the worst cell."""
+def _confusion(document: Document) -> dict[str, Any] | None:
+    """The names of the classes; each cell's count and the strength of its colour, by its share of the worst cell.
+
+    None for too many classes. `named` is a matrix whose names or number of columns need the page's whole width.
+    """
+    if formatting.too_many_for_a_matrix(document):
+        return None
+    confusion = document.evaluation.confusion
     counts = np.array(confusion)
     worst = int((counts * (1 - np.eye(len(counts), dtype=int))).max())
-    return [
+    names = [document.class_name(label) for label in range(len(counts))]
+    rows = [
         [
             {"count": count, "right": truth == guess, "heat": 0 if truth == guess else _heat(count, worst)}
             for guess, count in enumerate(row)
         ]
         for truth, row in enumerate(confusion)
     ]
+    long = _named(document.prepared.classes)
+    return {"names": names, "rows": list(zip(names, rows, strict=True)), "long": long, "large": len(names) > NUMBERED}
 
 
 def _heat(count: int, worst: int) -> int:
@@ -196,23 +262,53 @@ def _heat(count: int, worst: int) -> int:
     return round(85 * math.sqrt(count / worst)) if count else 0
 
 
-def _weakest(evaluation: Evaluation) -> list[bool]:
-    """Which classes have the lowest recall; none if every image is right."""
-    lowest = min(score.recall for score in evaluation.classes)
-    return [score.recall == lowest < 1 for score in evaluation.classes]
+def _weakest(document: Document) -> list[bool]:
+    """Which of the listed classes have the lowest recall; none if every image is right."""
+    classes = formatting.listed_classes(document)
+    lowest = min(score.recall for score in classes)
+    return [score.recall == lowest < 1 for score in classes]
 
 
-def _statistics_row(split: Statistics) -> dict[str, Any]:
-    most = max(split.per_class)
+def _statistics_row(name: str, split: Statistics, document: Document) -> dict[str, Any]:
+    most = max(1, *split.per_class)
+    total = len(split.per_class)
+    names = [document.class_name(label) for label in range(total)]
+    texts = [
+        f"{formatting.count(count, 'image')} of class {names[label]}" for label, count in enumerate(split.per_class)
+    ]
+    if total > formatting.LISTED:
+        # In the order of their size, as a drawing of a thousand bars in the order of their names shows nothing.
+        counts = sorted(split.per_class, reverse=True)
+        counts = [counts[i * total // COLUMNS] for i in range(COLUMNS)] if total > COLUMNS else counts
+        bars = [{"label": "", "count": "", "height": round(100 * count / most), "text": ""} for count in counts]
+    else:
+        bars = [
+            {
+                "label": names[label] if total * max(map(len, names)) <= formatting.LISTED else "",
+                "count": f"{count}" if total <= NUMBERED else "",
+                "height": round(100 * count / most),
+                "text": texts[label],
+            }
+            for label, count in enumerate(split.per_class)
+        ]
+    sentence = "" if all(bar["label"] and bar["count"] for bar in bars) else _sizes(split, texts)
     return {
-        "images": f"{split.images:,}",
+        "images": formatting.count(split.images, f"{name} image"),
+        "label": f"The {name} split: {sentence}" if sentence else f"The {name} split has {', '.join(texts)}",
         "mean": f"{split.mean:.4f}",
         "range": f"{split.minimum:g} to {split.maximum:g}",
-        "bars": [
-            {"label": label, "count": count, "height": round(100 * count / most)}
-            for label, count in enumerate(split.per_class)
-        ],
+        "bars": bars,
+        "sentence": sentence,
     }
+
+
+def _sizes(split: Statistics, texts: Sequence[str]) -> str:
+    """The largest and the smallest class, where the bars are too narrow for names or numbers."""
+    counts = split.per_class
+    order = ", the largest first" if len(texts) > formatting.LISTED else ""
+    return (
+        f"{len(texts):,} classes{order}: from {texts[counts.index(max(counts))]} to {texts[counts.index(min(counts))]}"
+    )
 
 
 def _bars(seconds: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -223,11 +319,12 @@ def _bars(seconds: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def _png_address(image: Bytes) -> str:
-    """A square image as a data URL."""
+def picture(image: Bytes) -> dict[str, Any]:
+    """An image, uint8 (height, width) or (height, width, 3), as a data URL, with its size there; reduced if large."""
     from PIL import Image
 
-    side = math.isqrt(image.size)
-    buffer = io.BytesIO()
-    Image.fromarray(image.reshape(side, side)).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((TILE, TILE), Image.Resampling.BOX)
+    picture.save(buffer, "PNG", optimize=True)
+    address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"address": address, "width": picture.width, "height": picture.height}

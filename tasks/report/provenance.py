@@ -15,10 +15,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from tasks.caching.keys import BUILDS, installed
+from tasks.address import Address
+from tasks.caching.keys import BUILDS, closure, installed, source_digest
 from tasks.values import Provenance
 
 PACKAGES = ("keras", "numpy", "prefect", "scikit-learn", "tensorflow")
+
+# The steps that make and measure a model; their modules, and those that they import, are recorded.
+STEPS = ("tasks.download", "tasks.preprocess", "tasks.train", "tasks.evaluate")
 
 
 def provenance(source: str, seconds: dict[str, float]) -> Provenance:
@@ -35,7 +39,8 @@ def provenance(source: str, seconds: dict[str, float]) -> Provenance:
         python=platform.python_version(),
         packages={name: version for name in PACKAGES if (version := installed(name))},
         digests={name: digest for name in PACKAGES if (digest := _digest(name))},
-        source=source,
+        modules={name: source_digest(name) for name in sorted(set().union(*map(closure, STEPS)))},
+        source=Address(source),
         seconds=seconds,
     )
 

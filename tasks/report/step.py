@@ -5,15 +5,26 @@ Cached by the facts and the versions of the packages that draw it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tasks.caching.steps import Run, step
 from tasks.data.arrays import from_npy, from_npz
-from tasks.report import render
-from tasks.report.facts import Facts
+from tasks.report import Rendered, render
+from tasks.report.facts import Document, Facts
 from tasks.report.schema import FILE, schema
-from tasks.values import Reports
+from tasks.values import Artifact, Reports
 
 
-@step(packages=["matplotlib", "jinja2", "numpy", "scipy"])
+def _fits(result: Reports, read: Callable[[Artifact], bytes], facts: Facts, *_: object) -> None:
+    for page in (result.html, result.markdown, result.run_page):
+        read(page).decode()
+    document, candidate = Document.model_validate_json(read(result.data)), facts.candidate
+    told = (document.decision, document.trained, document.evaluation)
+    if told != (facts.decision, candidate.trained, candidate.evaluation):
+        raise ValueError("it is the report of another model")
+
+
+@step(packages=["matplotlib", "jinja2", "numpy", "pillow", "scipy"], fits=_fits)
 def report(facts: Facts, run: Run) -> Reports:
     """Render the report and put each form into the store."""
     probabilities, labels = from_npz(run.artifacts.get(facts.candidate.evaluation.predictions))
@@ -27,7 +38,11 @@ def report(facts: Facts, run: Run) -> Reports:
     )
 
 
-def report_files(reports: Reports, run: Run) -> dict[str, bytes]:
+def report_files(rendered: Rendered) -> dict[str, bytes]:
     """The report's files, by name, with the schema of report.json."""
-    artifacts = {"report.html": reports.html, "report.md": reports.markdown, "report.json": reports.data}
-    return {name: run.artifacts.get(artifact) for name, artifact in artifacts.items()} | {FILE: schema()}
+    return {
+        "report.html": rendered.html,
+        "report.md": rendered.markdown,
+        "report.json": rendered.data,
+        FILE: schema(),
+    }

@@ -1,1 +1,1 @@
-"""What a run and the Prefect server owe each other: requests that wait for it, signs of life, a log without doubles."""
+"""What a run and the Prefect server owe each other: requests that wait, signs of life, the log, the run's page."""

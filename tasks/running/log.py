@@ -7,10 +7,12 @@ state of task and flow. `OneErrorOnce` leaves the first, and of an error that we
 from __future__ import annotations
 
 import logging
+import traceback
 
 from prefect.exceptions import CancelledRun, FailedRun
 from prefect.logging.handlers import APILogHandler
 
+from tasks.address import hidden
 from tasks.errors import GateRejected, RetrainError
 
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
@@ -45,4 +47,6 @@ class OneErrorOnce(logging.Filter):
         error._is_logged = True  # type: ignore[attr-defined]
         if isinstance(error, RetrainError):
             record.msg, record.args, record.exc_info, record.exc_text = str(error), None, None, None
+        else:
+            record.exc_text = hidden("".join(traceback.format_exception(error)).rstrip())
         return True

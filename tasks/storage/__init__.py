@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tasks.address import is_plain, without_secrets
 from tasks.errors import UsageError
 from tasks.storage.artifacts import Artifacts
 from tasks.storage.local import LocalStore
@@ -20,8 +21,8 @@ __all__ = ["Artifacts", "ObjectStore", "open_store"]
 # The bucket names that botocore accepts. AWS is stricter; other servers allow capitals and underscores.
 BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
-# S3 allows keys of 1,024 bytes. The longest key below a prefix is that of a checkpoint, with less than 220 bytes.
-LONGEST_PREFIX = 800
+# S3 allows keys of 1,024 bytes. The longest key below a prefix is that of an entry in the ledger of batches, with 368.
+LONGEST_PREFIX = 640
 
 
 def open_store(url: str) -> ObjectStore:
@@ -32,6 +33,8 @@ def open_store(url: str) -> ObjectStore:
     Raises:
         UsageError: The address or the AWS settings cannot be used.
     """
+    if not is_plain(url):
+        raise _unusable(without_secrets(url), "an address holds no credentials: they come from the AWS settings")
     scheme = url.partition(":")[0].lower()
     if scheme == "s3":
         bucket, prefix = _bucket_and_prefix(url)
@@ -50,8 +53,6 @@ def _bucket_and_prefix(url: str) -> tuple[str, str]:
     """Split `s3://bucket/prefix` literally: # and ? are ordinary characters of a key."""
     slashes, address = url[3:5], url[5:]
     bucket, _, prefix = address.partition("/")
-    if "@" in bucket:  # the message omits it: it may be a secret
-        raise _unusable("s3://…@", "an address holds no credentials: they come from the AWS settings")
     if slashes != "//" or not BUCKET.fullmatch(bucket):
         raise _unusable(url, f"{bucket!r} is not a bucket name")
     _require_text(url, prefix := prefix.strip("/"))
@@ -99,5 +100,5 @@ def _folder(url: str) -> Path:
 
 def _unusable(url: str, why: str) -> UsageError:
     return UsageError(
-        f"cannot use the store {url!r}", why, "Give s3://bucket/prefix, file:///folder or the path of a folder."
+        f"cannot use the store {url!r}", why, "Give s3://bucket/prefix, file:///folder or the path of a folder.", url
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ArtifactError, KeyMissing, StoreError
+from tasks.errors import ArtifactError, KeyMissing, ObjectTooLarge, StoreError
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import ObjectStore
 from tasks.storage.verified import fetch, write
@@ -52,27 +52,29 @@ class Artifacts:
         if copy is not None:
             return copy
         try:
-            data = fetch(self._store, _key(artifact), artifact.sha256)
+            data = fetch(self._store, _key(artifact), artifact.sha256, artifact.size)
         except KeyMissing:
             raise _unusable(artifact, "it is not in the store") from None
+        except ObjectTooLarge as error:
+            raise _unusable(artifact, error.why) from error
         _check(artifact, data)
         self._keep_copy(artifact, data)
         return data
 
-    def verify(self, artifact: Artifact) -> None:
-        """Raise ArtifactError unless the artifact is in the store, whole.
+    def verify(self, artifact: Artifact) -> bytes:
+        """The artifact's bytes. Raises ArtifactError unless it is in the store, whole.
 
         In a local store it hashes the object. In a remote store it compares the object's size and hashes the local
         copy; without a copy it fetches the object, so that the step's own read needs no second transfer.
         """
         if self._is_remote:
-            entries = {entry.key: entry.size for entry in self._store.list(_key(artifact))}
-            size = entries.get(_key(artifact))
+            entries = self._store.list(_key(artifact))
+            size = next((entry.size for entry in entries if entry.key == _key(artifact)), None)
             if size is None:
                 raise _unusable(artifact, "it is not in the store")
             if size != artifact.size:
                 raise _unusable(artifact, f"the store has {size:,} of its {artifact.size:,} bytes")
-        self.get(artifact)
+        return self.get(artifact)
 
     def _keep_copy(self, artifact: Artifact, data: bytes) -> None:
         """Keep a copy; where that is impossible, say so once and go on without."""
@@ -88,14 +90,14 @@ class Artifacts:
         if self._copies is None:
             return None
         try:
-            data = self._copies.get(_key(artifact)).data
+            data = self._copies.get(_key(artifact), artifact.size).data
             _check(artifact, data)
-        except StoreError:  # there is none, or it cannot be read
-            return None
-        except ArtifactError as error:
+        except (ArtifactError, ObjectTooLarge) as error:
             LOG.warning("the local copy is deleted and fetched anew: %s", error)
             with suppress(StoreError):  # it is overwritten, or not used
                 self._copies.delete(_key(artifact))
+            return None
+        except StoreError:  # there is none, or it cannot be read
             return None
         return data
 

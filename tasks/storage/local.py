@@ -1,8 +1,9 @@
 """A store in a local directory, as strict as S3: atomic, durable, safe between processes.
 
 Every write goes to a temporary file that is flushed to disk and then renamed or linked into place. So a reader sees
-whole objects only, and a killed writer leaves at most a temporary file that no listing shows. Opened by
-`tasks.storage.open_store`.
+whole objects only, and a killed writer leaves at most a temporary file that no listing shows. The root may be a
+symbolic link; below it none is followed, as whoever removes what a store holds would remove what is elsewhere. Opened
+by `tasks.storage.open_store`.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
-from tasks.storage.objects import Entry, Stored
+from tasks.storage.objects import Entry, Stored, too_large
 
 # The directory of temporary files and locks: no key may begin with it, and listings omit it.
 PRIVATE = ".retrain"
@@ -35,15 +38,19 @@ class LocalStore:
         self.root = root.absolute()
         self.url = self.root.as_uri()
 
-    def get(self, key: str) -> Stored:
+    def get(self, key: str, limit: int) -> Stored:
         """See `ObjectStore`."""
-        try:
-            data = self.path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise _missing(self, key) from None
-        except OSError as error:
-            raise _failed(f"cannot read {self.path(key)}", error) from error
+        with self._opened(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise too_large(str(self.path(key)), size, limit)
+            data = file.read(size)
         return Stored(data, hashlib.sha256(data).hexdigest())
+
+    def etag(self, key: str) -> str:
+        """See `ObjectStore`: the SHA-256."""
+        with self._opened(key) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def put(self, key: str, data: bytes) -> None:
         """See `ObjectStore`."""
@@ -79,18 +86,23 @@ class LocalStore:
             temporary.replace(self.path(key))
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """See `ObjectStore`."""
+        """See `ObjectStore`. Has the names of no more than one folder of each level in memory."""
         folder = prefix.rpartition("/")[0]
-        start = self.path(folder) if folder else self.root
-        paths = (Path(parent) / name for parent, _, names in os.walk(start, onerror=_raise_unlisted) for name in names)
-        keys = sorted(path.relative_to(self.root).as_posix() for path in paths)
-        for key in keys:
-            if key.startswith(prefix) and not key.startswith(PRIVATE):
-                yield from self._entry(key)
+        pending = _children(self._followed(folder) if folder else self.root, folder and f"{folder}/")
+        while pending:
+            key, item = pending.pop()
+            if not key.startswith(prefix) or key.startswith(PRIVATE):
+                continue
+            if item.is_symlink():
+                raise _linked(item.path)
+            if key.endswith("/"):
+                pending += _children(Path(item.path), key)
+            else:
+                yield from _entry(key, item)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore`."""
-        path = self.path(key)
+        path = self._followed(key)
         try:
             if path.exists():
                 with self._lock(key):
@@ -109,23 +121,39 @@ class LocalStore:
             raise ValueError(f"not a key: {key!r}")
         return self.root.joinpath(*parts)
 
+    def _followed(self, key: str) -> Path:
+        """As `path`. Raises StoreError if the file, or a folder between it and the root, is a symbolic link."""
+        self.path(key)
+        path = self.root
+        for part in key.split("/"):
+            path /= part
+            if os.path.islink(path):  # noqa: PTH114 - raises nothing for a path that cannot be looked at
+                raise _linked(path)
+        return path
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[BufferedReader]:
+        path = self._followed(key)
+        try:
+            with open(path, "rb", opener=_open_no_link) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise StoreError(f"cannot read {path}", "it is no regular file", "Remove it.")
+                yield file
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise _missing(self, key) from None
+        except OSError as error:
+            raise _failed(f"cannot read {path}", error) from error
+
     def _tag(self, key: str) -> str | None:
         try:
-            return self.get(key).etag
+            return self.etag(key)
         except KeyMissing:
             return None
-
-    def _entry(self, key: str) -> Iterator[Entry]:
-        try:
-            status = self.path(key).stat()
-        except FileNotFoundError:  # deleted meanwhile
-            return
-        yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     @contextmanager
     def _temporary_file(self, key: str, data: bytes) -> Iterator[Path]:
         """A temporary file with the data, flushed to disk; deleted afterwards, unless it was renamed into place."""
-        target = self.path(key)
+        target = self._followed(key)
         try:
             _make_directory(target.parent)
             temporary = _write_temporary(self._private(), data)
@@ -144,7 +172,7 @@ class LocalStore:
         Keys share 256 lock files, so that their number stays bounded.
         """
         name = hashlib.sha256(key.encode()).hexdigest()[:2]
-        with (self._private() / f"{name}.lock").open("ab") as file:
+        with open(self._private() / f"{name}.lock", "ab", opener=_open_no_link) as file:
             missing = None
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -156,8 +184,40 @@ class LocalStore:
 
     def _private(self) -> Path:
         folder = self.root / PRIVATE
+        if folder.is_symlink():
+            raise _linked(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file that is no symbolic link; a pipe without waiting for its other end."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _children(folder: Path, base: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """What is in a folder, each with its key, the last first; a folder's ends with a slash, to sort as its files do.
+
+    A folder that cannot be read is an error, never an empty one.
+    """
+    try:
+        with os.scandir(folder) as items:
+            keys = [(f"{base}{item.name}{'/' * item.is_dir(follow_symlinks=False)}", item) for item in items]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _failed(f"cannot list {folder}", error) from error
+    return sorted(keys, key=lambda child: child[0], reverse=True)
+
+
+def _entry(key: str, item: os.DirEntry[str]) -> Iterator[Entry]:
+    try:
+        status = item.stat(follow_symlinks=False)
+    except FileNotFoundError:  # deleted meanwhile
+        return
+    except OSError as error:
+        raise _failed(f"cannot list {item.path}", error) from error
+    yield Entry(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
 def _write_temporary(folder: Path, data: bytes) -> Path:
@@ -203,11 +263,15 @@ def _missing(store: LocalStore, key: str) -> KeyMissing:
     return KeyMissing(f"cannot read {store.path(key)}", "there is no such file", "Check the store's address.")
 
 
+def _linked(path: str | os.PathLike[str]) -> StoreError:
+    return StoreError(
+        f"cannot use {path}",
+        "it is a symbolic link, and below its root a store follows none",
+        "Replace it by what it points to, or let --store name that folder.",
+    )
+
+
 def _failed(what: str, error: OSError) -> StoreError:
+    if error.errno == errno.ELOOP and Path(error.filename).is_symlink():
+        return _linked(error.filename)
     return StoreError(what, error.strerror or str(error), "Check the disk's free space and the folder's permissions.")
-
-
-def _raise_unlisted(error: OSError) -> None:
-    """A directory that cannot be read is an error, never an empty one."""
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise _failed(f"cannot list {error.filename}", error) from error

@@ -10,6 +10,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from tasks.errors import ObjectTooLarge
+
+# The most bytes of a document: JSON, or a report. A report with pictures has 0.1 MB; each epoch of a training adds 0.2
+# kB, and 1,000 classes 8 MB. What is larger was not written here, and parsing JSON takes 25 times its bytes.
+LARGEST_DOCUMENT = 16 << 20
+
 
 class Stored(NamedTuple):
     """An object's bytes, and the ETag that identifies this content for `compare_and_swap`."""
@@ -37,8 +43,14 @@ class ObjectStore(Protocol):
 
     url: str
 
-    def get(self, key: str) -> Stored:
-        """Read an object. Raises `KeyMissing`."""
+    def get(self, key: str, limit: int) -> Stored:
+        """Read an object of at most `limit` bytes: its size, where that is known, else `LARGEST_DOCUMENT`.
+
+        Raises `KeyMissing`, and `ObjectTooLarge` before a larger one is read.
+        """
+
+    def etag(self, key: str) -> str:
+        """The ETag of an object of any size; not its bytes. Raises `KeyMissing`."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing what is there. Atomic: a reader sees the old bytes or the new."""
@@ -57,3 +69,11 @@ class ObjectStore(Protocol):
 
     def address(self, key: str) -> str:
         """The object's address as a person would use it: a path, or an s3:// URL."""
+
+
+def too_large(address: str, size: int | None, limit: int) -> ObjectTooLarge:
+    """The error for an object of this size; None: what was sent is larger than what was announced."""
+    why = f"more than the {limit:,} bytes that belong there were sent"
+    if size is not None:
+        why = f"it has {size:,} bytes, and at most {limit:,} belong there"
+    return ObjectTooLarge(f"cannot read {address}", why, "Restore it from a backup of the store, or delete it.")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
 from tasks.settings import history_decides
-from tasks.storage.objects import ObjectStore
+from tasks.storage.objects import LARGEST_DOCUMENT, ObjectStore
 from tasks.storage.verified import require, write
 from tasks.values import Value
 
@@ -30,7 +30,7 @@ FALSE_CONDITION: dict[Answer, Condition] = {"landed": "ignored", "conflict": "en
 NO_TAG = '"00000000000000000000000000000000"'
 
 # What every run writes below.
-RUN_FOLDERS = ("cache/objects/", "checkpoints/", "runs/")
+RUN_FOLDERS = ("cache/objects/", "checkpoints/", "looks/", "runs/", "seeds/")
 
 # The rounds of `race`; each is for a new object.
 ROUNDS = 10
@@ -53,9 +53,10 @@ class Capabilities(Value):
         return etag.strip('"') if self.swap == "enforced without quotes" else etag
 
 
-def folders_of_run(model: str, judges_only: bool) -> tuple[str, ...]:
-    """What a run writes below: with a model that it may publish, its versions too."""
-    return RUN_FOLDERS if judges_only else (*RUN_FOLDERS, f"models/{model}/")
+def folders_of_run(model: str, judges_only: bool, grows: bool = False) -> tuple[str, ...]:
+    """What a run writes below: with a model that it may publish, its versions; of a source that grows, its batches."""
+    published = () if judges_only else (f"models/{model}/",)
+    return (*RUN_FOLDERS, *published, *((f"batches/{model}/",) if grows else ()))
 
 
 def check(store: ObjectStore, folders: Sequence[str] = ()) -> Capabilities:
@@ -104,7 +105,7 @@ def _round(stores: Sequence[ObjectStore], capabilities: Capabilities) -> tuple[i
     with _own_key(stores[0]) as key:
         creators = _winners(stores, lambda store, data: store.put_once(key, data))
         write(stores[0], key, uuid.uuid4().bytes)
-        etag = capabilities.tag(stores[0].get(key).etag)
+        etag = capabilities.tag(stores[0].etag(key))
         return creators, _winners(stores, lambda store, data: store.compare_and_swap(key, data, etag))
 
 
@@ -141,7 +142,7 @@ def _swap(store: ObjectStore, key: str) -> Condition:
 
     if (answer := swap(NO_TAG)) != "conflict":
         return FALSE_CONDITION[answer]
-    current = store.get(key).etag
+    current = store.etag(key)
     if swap(current) == "landed":
         return "enforced"
     if (answer := swap(NO_TAG.strip('"'))) != "conflict":
@@ -181,7 +182,7 @@ def _own_key(store: ObjectStore, folder: str = "") -> Iterator[str]:
 
 def _is_missing(store: ObjectStore, key: str) -> bool:
     try:
-        store.get(key)
+        store.get(key, LARGEST_DOCUMENT)
     except KeyMissing:
         return True
     return False

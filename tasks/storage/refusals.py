@@ -7,19 +7,24 @@ import ssl
 from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import urlsplit
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConfigNotFound,
+    ConfigParseError,
     ConnectionClosedError,
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    EndpointResolutionError,
     HTTPClientError,
+    InvalidRegionError,
     LoginError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
+    ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
     SSOError,
@@ -28,7 +33,8 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError
+from tasks.address import without_secrets
+from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError, reason_of
 
 # All exceptions of a request or its answer.
 FAILURES = (ClientError, BotoCoreError, HTTPClientError, ResponseParserError)
@@ -79,6 +85,7 @@ UNKNOWN_HEADER = {"NotImplemented", "InvalidArgument", "InvalidRequest", "400"}
 NOT_YET_VALID, EXPIRED_CERTIFICATE = 9, 10
 
 SET_KEYS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+PROXY = "Check HTTPS_PROXY, or HTTP_PROXY."
 NETWORK = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION."
 
 
@@ -164,15 +171,20 @@ def _explain_silence(error: Exception) -> tuple[str, str]:
         case SSLError():
             return _no_tls(_endpoint(error), error.kwargs["error"].args[0])
         case EndpointConnectionError():
-            reason = error.kwargs["error"]
-            return f"{_endpoint(error)} cannot be reached: {_reason(reason.__cause__ or reason)}", NETWORK
+            return f"{_endpoint(error)} cannot be reached: {reason_of(error.kwargs['error'])}", NETWORK
         case ConnectTimeoutError():
             return f"{_endpoint(error)} cannot be reached: no connection in time", NETWORK
         case ReadTimeoutError():
             return f"{_endpoint(error)} did not answer in time", NETWORK
         case ConnectionClosedError():
             return f"{_endpoint(error)} closed the connection without an answer", NETWORK
-    return line(error), NETWORK
+        case EndpointResolutionError():
+            return "the endpoint is no address such as https://host:port", NETWORK
+        case ProxyConnectionError():
+            return f"no connection through the proxy: {reason_of(error.kwargs['error'])}", PROXY
+        case ResponseParserError():
+            return "the answer is not that of an S3 server", NETWORK
+    return f"no answer: {reason_of(error)}", NETWORK
 
 
 def _no_tls(endpoint: str, reason: Exception) -> tuple[str, str]:
@@ -192,18 +204,25 @@ def _no_tls(endpoint: str, reason: Exception) -> tuple[str, str]:
 
 def _endpoint(error: BotoCoreError) -> str:
     """The endpoint's address, without the request and without any password."""
-    url = urlsplit(error.kwargs["endpoint_url"])
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
+    return "/".join(without_secrets(error.kwargs["endpoint_url"]).split("/")[:3])
 
 
-def _reason(error: BaseException) -> str:
-    message = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or error
-    return _one_line(str(message))
+def _reason(error: Exception) -> str:
+    return _one_line(str(error)) if isinstance(error, CertificateError) else reason_of(error)
 
 
-def line(error: Exception) -> str:
-    """An error's message in one line."""
-    return _one_line(str(error)) or type(error).__name__
+def unusable_settings(error: Exception) -> str:
+    """Why no client can be made of the AWS settings, without their values."""
+    match error:
+        case ProfileNotFound():
+            return f"there is no profile {error.kwargs['profile']}"
+        case ConfigParseError() | ConfigNotFound():
+            return f"{error.kwargs['path']} cannot be read, or is no file of profiles"
+        case InvalidRegionError():
+            return "the region's name is not valid"
+        case BotoCoreError():
+            return _explain_silence(error)[0]
+    return "the endpoint is no address such as https://host:port"
 
 
 def _one_line(text: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import ipaddress
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,17 +20,19 @@ import boto3
 import botocore.loaders
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 from urllib3.exceptions import HTTPError
 
+from tasks.address import Address
 from tasks.errors import KeyConflict, KeyMissing, StoreError, UsageError
-from tasks.settings import allow_http
-from tasks.storage.objects import Entry, Stored
-from tasks.storage.refusals import FAILURES, Answer, line, may_be_unknown_header, refuse
+from tasks.settings import allow_http, require_usable_environment
+from tasks.storage.objects import Entry, Stored, too_large
+from tasks.storage.refusals import FAILURES, Answer, may_be_unknown_header, refuse, unusable_settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
 
@@ -74,21 +76,39 @@ def client(config: Config | None = None) -> S3Client:
         UsageError: Invalid settings, or an `http://` endpoint on another machine without `allow_http()`: it would send
             data unencrypted.
     """
+    require_usable_environment()
     try:
         core = botocore.session.get_session()
         core.register_component("data_loader", MODELS)
         session = boto3.Session(botocore_session=core)
         s3 = session.client("s3", config=config or CONFIG, region_name=session.region_name or "us-east-1")
+        _require_printable(session.get_credentials())
     except (BotoCoreError, ValueError) as error:
-        raise UsageError("cannot use the AWS settings", line(error), "Correct the AWS_… variables.") from error
+        why = unusable_settings(error)
+        raise UsageError("cannot use the AWS settings", why, "Correct the AWS_… variables.") from error
     endpoint = urlsplit(s3.meta.endpoint_url)
     if endpoint.scheme == "http" and not (_is_loopback(endpoint.hostname or "") or allow_http()):
         raise UsageError(
-            f"cannot use the S3 endpoint {s3.meta.endpoint_url}",
+            f"cannot use the S3 endpoint {Address(s3.meta.endpoint_url)}",
             "it is not encrypted",
             "Use an https:// endpoint, or give --allow-http to send everything in the clear.",
         )
     return s3
+
+
+def _require_printable(credentials: Any) -> None:
+    """Refuse given keys that no header takes: the HTTP client would repeat them in its error."""
+    if type(credentials) is not Credentials:  # none, or fetched from a service
+        return
+    values = {
+        "aws_access_key_id": credentials.access_key,
+        "aws_secret_access_key": credentials.secret_key,
+        "aws_session_token": credentials.token or "",
+    }
+    for name, value in values.items():
+        if not (value.isascii() and value.isprintable()):
+            where = name.upper() if credentials.method == "env" else f"{name} of the profile"
+            raise UsageError(f"cannot use {where}", "it has a character that no key has", "Copy it again.")
 
 
 def _is_loopback(host: str) -> bool:
@@ -124,19 +144,13 @@ class S3Store:
         impatient = Config(read_timeout=min(FIRST_ANSWER, CONFIG.read_timeout))  # type: ignore[attr-defined]
         return cls(client(CONFIG.merge(impatient)), client(), bucket, prefix)
 
-    def get(self, key: str) -> Stored:
+    def get(self, key: str, limit: int) -> Stored:
         """See `ObjectStore`."""
-        for _ in _attempts():
-            try:
-                answer = self._call("read", key, self._client().get_object)
-                data = answer["Body"].read()
-            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, HTTPError):
-                continue
-            if "ETag" not in answer:
-                raise _not_s3(f"cannot read {self.address(key)}", "it has no ETag")
-            if len(data) == answer.get("ContentLength", len(data)):
-                return Stored(data, answer["ETag"])
-        raise StoreError(f"cannot read {self.address(key)}", f"the answer broke off {ATTEMPTS} times", "Try again.")
+        return self._read(key, lambda answer: self._body(key, answer, limit))
+
+    def etag(self, key: str) -> str:
+        """See `ObjectStore`. A GET whose body is not read: a HEAD that fails has no error code."""
+        return self._read(key, lambda _: b"").etag
 
     def put(self, key: str, data: bytes) -> None:
         """See `ObjectStore`."""
@@ -168,6 +182,31 @@ class S3Store:
     def address(self, key: str) -> str:
         """See `ObjectStore`: an s3:// URL."""
         return f"s3://{self.bucket}/{self._prefix}{key}"
+
+    def _read(self, key: str, body: Callable[[GetObjectOutputTypeDef], bytes | None]) -> Stored:
+        """Read an object, again if the answer breaks off. `body` returns its bytes, or None where some are missing."""
+        for _ in _attempts():
+            try:
+                answer = self._call("read", key, self._client().get_object)
+                with closing(answer["Body"]):  # where bytes are left, this ends the connection
+                    if "ETag" not in answer:
+                        raise _not_s3(f"cannot read {self.address(key)}", "it has no ETag")
+                    data = body(answer)
+            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, HTTPError):
+                continue
+            if data is not None:
+                return Stored(data, answer["ETag"])
+        raise StoreError(f"cannot read {self.address(key)}", f"the answer broke off {ATTEMPTS} times", "Try again.")
+
+    def _body(self, key: str, answer: GetObjectOutputTypeDef, limit: int) -> bytes | None:
+        """Raises ObjectTooLarge as soon as that is known: some servers do not tell the length first."""
+        size = answer.get("ContentLength")
+        if size is not None and size > limit:
+            raise too_large(self.address(key), size, limit)
+        data = answer["Body"].read(limit + 1)
+        if len(data) > limit:
+            raise too_large(self.address(key), None, limit)
+        return data if size in {None, len(data)} else None
 
     def _page(self, prefix: str, **token: Any) -> ListObjectsV2OutputTypeDef:
         """One page of a listing, validated: botocore accepts an empty or a non-S3 answer as an empty listing."""
@@ -231,8 +270,8 @@ class S3Store:
 
     def _holds(self, key: str, data: bytes) -> bool:
         try:
-            return self.get(key).data == data
-        except StoreError:  # missing or unreadable: the caller raises the write's own error
+            return self.get(key, len(data)).data == data
+        except StoreError:  # missing, larger or unreadable: the caller raises the write's own error
             return False
 
     def _call(self, verb: str, key: str, request: Callable[..., T], condition: Collection[str] = ()) -> T:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Split, scale
+from tasks.data.arrays import Bytes, Labels, Split, scale
 from tasks.learning import backend
 from tasks.learning.training import fit
 from tasks.settings import Recipe
@@ -26,7 +26,7 @@ from tests.benchmarks import protocol
 SHIFTS = sorted(product(range(-5, 6), repeat=2), key=lambda shift: abs(shift[0]) + abs(shift[1]))
 
 
-def shifted(images: Bytes, labels: Bytes, count: int) -> Split:
+def shifted(images: Bytes, labels: Labels, count: int) -> Split:
     """`count` images: the given ones, repeated and shifted. Only one set at a time is held twice in memory."""
     split = Split(np.empty((count, images.shape[1]), np.uint8), np.empty(count, np.uint8))
     side = math.isqrt(images.shape[1])
@@ -42,7 +42,7 @@ def prepare(folder: Path, count: int | None) -> tuple[Split, Split]:
     """The training and the test split."""
     arrays = protocol.read(folder)
     train, test = Split(*arrays[:2]), Split(*arrays[2:])
-    return shifted(*train, count) if count else train, test
+    return shifted(train.images, train.labels, count) if count else train, test
 
 
 def main(folder: Path, count: int | None = None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,27 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolUpdate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.events.schemas.automations import AutomationCore
-from prefect.settings import PREFECT_API_URL
+from prefect.events.actions import RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL
 
 from deployments import deploy as deploy_module
 from deployments import setup
+from deployments.deploy import Target
 from flows import turn
 from flows.retrain import retrain
+from flows.watch import watch
 from tasks.errors import UsageError
-from tasks.settings import DIGITS_GATE, DIGITS_RECIPE, Data, GateSettings, RecipeSettings, Settings, defaults_for
+from tasks.settings import (
+    DIGITS_GATE,
+    DIGITS_RECIPE,
+    Data,
+    GateSettings,
+    RecipeSettings,
+    Settings,
+    gate_for,
+    recipe_for,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -47,8 +61,8 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
 def deploy(store: str | None = STORE, device: str = "gpu", *, overwrite: bool = False, **chosen: object) -> list[str]:
     """Deploy with these settings; the lines that it shows."""
     lines: list[str] = []
-    settings = Settings.model_validate(chosen)
-    setup.apply(settings, device, store, overwrite=overwrite, show=lines.append)  # type: ignore[arg-type]
+    target = Target(Settings.model_validate(chosen), device, store)  # type: ignore[arg-type]
+    setup.apply([target], overwrite=overwrite, show=lines.append)
     return lines
 
 
@@ -102,13 +116,13 @@ def test_what_judges_here_judges_there(client: SyncPrefectClient) -> None:
         "min_accuracy": 0.999,
         "mirror": ["file:///data/mnist"],
         "epochs": 7,
-        "seeds": 3,
+        "seeds": "3",
         "train_on": "here",
     }
     deploy(**chosen, dataset="digits", cron="0 5 * * 5", timezone="America/New_York")
     expected = {
-        **{"store": STORE, "device": "gpu", "train_on": "here", "seeds": 3},
-        **{"data": {"dataset": "digits", "mirror": ["file:///data/mnist"]}, "recipe": {"epochs": 7}},
+        **{"store": STORE, "device": "gpu", "train_on": "here", "seeds": "3"},
+        **{"data": {"source": "digits", "mirror": ["file:///data/mnist"]}, "recipe": {"epochs": 7}},
         "gate": {"min_accuracy": 0.999},
     }
     assert parameters(client) == parameters(client, "retrain/on-demand") == expected
@@ -129,25 +143,48 @@ def test_a_form_that_is_sent_as_it_is_chooses_nothing(client: SyncPrefectClient)
     form = deployment.parameters | {name: card.model_dump(mode="json") for name, card in cards.items()}
     run = client.create_flow_run_from_deployment(deployment.id, parameters=form)
     sent = retrain.validate_parameters(run.parameters)
-    assert defaults_for("digits", sent["recipe"], sent["gate"]) == (DIGITS_RECIPE, DIGITS_GATE)
+    assert (recipe_for("digits", sent["recipe"]), gate_for("digits", sent["gate"])) == (DIGITS_RECIPE, DIGITS_GATE)
     change(client, "retrain/on-demand", **form | {"refresh": [], "force_publish": ""})
     assert deploy(dataset="digits", epochs=20) == [
         f"retrain/{name}: {line}"
         for name in ("scheduled", "on-demand", "ci")
-        for line in ("data.dataset unset → digits", "recipe.epochs unset → 20")
-        if (name, line) != ("on-demand", "data.dataset unset → digits")
+        for line in ("data.source unset → digits", "recipe.epochs unset → 20")
+        if (name, line) != ("on-demand", "data.source unset → digits")
     ], "what somebody has only looked at is not changed"
+
+
+SECRET = "xq7Secret"
+WITH_SECRETS: tuple[dict[str, Any], ...] = (
+    {"data": {"mirror": [f"https://user:{SECRET}@host/mnist/"]}},
+    {"data": {"mirror": ["https://host/mnist/", f"https://host/mnist.npz?X-Amz-Signature={SECRET}"]}},
+    {"store": f"s3://user:{SECRET}@bucket/prefix"},
+    {"store": f"s3://bucket/prefix?token={SECRET}"},
+    {"baseline": f"s3://user:{SECRET}@bucket/prefix"},
+)
+
+
+def test_the_server_refuses_an_address_with_a_secret_and_stores_nothing_of_it(client: SyncPrefectClient) -> None:
+    """In the form of a run, and as the deployment's own parameters."""
+    deploy()
+    deployment = client.read_deployment_by_name("retrain/on-demand")
+    address = f"{PREFECT_API_URL.value()}/deployments/{deployment.id}"
+    for changed in WITH_SECRETS:
+        form = {"parameters": deployment.parameters | changed}
+        assert httpx.post(f"{address}/create_flow_run", json=form).status_code == 409, changed
+        assert httpx.patch(address, json=form).status_code == 409, changed
+    for stored in ("flow_runs", "deployments", "task_runs"):
+        assert SECRET not in httpx.post(f"{PREFECT_API_URL.value()}/{stored}/filter", json={}).text
 
 
 def test_what_was_changed_in_the_interface_stays_unless_it_is_overwritten(client: SyncPrefectClient) -> None:
     deploy(min_accuracy=0.97)
-    change(client, gate={"min_accuracy": 0.99}, seeds=3)
+    change(client, gate={"min_accuracy": 0.99}, seeds="3")
     for _ in range(2):
         lines = deploy(min_accuracy=0.97, epochs=6)
         assert "retrain/scheduled: gate.min_accuracy stays 0.99, as it was changed on the server" in "\n".join(lines)
     assert parameters(client)["gate"] == {"min_accuracy": 0.99}
     assert parameters(client)["recipe"] == {"epochs": 6}
-    assert parameters(client)["seeds"] == 3
+    assert parameters(client)["seeds"] == "3"
     assert parameters(client, "retrain/on-demand")["gate"] == {"min_accuracy": 0.97}
     lines = deploy(min_accuracy=0.97, epochs=6, overwrite=True)
     assert "retrain/scheduled: gate.min_accuracy 0.99 → 0.97" in lines
@@ -229,7 +266,7 @@ def test_job_variables_and_a_limit_that_people_have_set_stay(client: SyncPrefect
 
 def test_a_dry_run_changes_nothing(client: SyncPrefectClient) -> None:
     lines: list[str] = []
-    setup.apply(Settings(), "gpu", STORE, dry_run=True, show=lines.append)
+    setup.apply([Target(Settings(), "gpu", STORE)], dry_run=True, show=lines.append)
     assert lines[0].startswith("retrain/scheduled: new, with ")
     assert f"store {STORE}" in lines[0]
     assert client.read_deployments() == []
@@ -237,7 +274,9 @@ def test_a_dry_run_changes_nothing(client: SyncPrefectClient) -> None:
 
 
 def test_a_store_has_to_be_named_once(client: SyncPrefectClient) -> None:
-    with pytest.raises(UsageError, match=r"cannot deploy: no store is named, and .* Name one that every worker can"):
+    with pytest.raises(
+        UsageError, match=r"cannot deploy mnist: no store is named, and .* Name one that every worker can"
+    ):
         deploy(None)
     assert client.read_deployments() == []
     deploy(STORE)
@@ -246,7 +285,9 @@ def test_a_store_has_to_be_named_once(client: SyncPrefectClient) -> None:
 
 
 def test_what_is_no_schedule_is_one_line_and_changes_nothing(client: SyncPrefectClient) -> None:
-    with pytest.raises(UsageError, match=r"cannot use --cron 'every monday': .*\. Mondays at 4 are '0 4 \* \* 1'\."):
+    with pytest.raises(
+        UsageError, match=r"cannot use the schedule 'every monday': .*\. Mondays at 4 are '0 4 \* \* 1'\."
+    ):
         deploy(cron="every monday")
     assert client.read_deployments() == []
 
@@ -260,9 +301,180 @@ def test_a_record_that_somebody_has_removed_or_edited_is_no_error(client: SyncPr
     assert parameters(client)["recipe"] == {"epochs": 4}
 
 
+def test_each_model_has_deployments_of_its_own(client: SyncPrefectClient) -> None:
+    deploy(epochs=3)
+    before = everything()
+    letters = {"model": "letters", "source": "s3://data/letters", "min_accuracy": 0.9, "cron": "0 5 * * 2"}
+    digits = {"model": "digits-small", "source": "digits", "seeds": "3"}
+    lines: list[str] = []
+    targets = [
+        Target(Settings.model_validate(letters), "gpu", STORE),
+        Target(Settings.model_validate(digits), "cpu", "s3://models/other"),
+    ]
+    setup.apply(targets, dry_run=True, show=lines.append)
+    assert [line.partition(": new, ")[0] for line in lines] == [
+        *(f"retrain/letters-{name}" for name in ("scheduled", "on-demand", "ci")),
+        *(f"retrain/digits-small-{name}" for name in ("scheduled", "on-demand", "ci")),
+    ]
+    assert everything() == before
+    assert setup.apply(targets, show=lines.append) == [STORE, "s3://models/other"]
+    after = everything()
+    assert {name: after[name] for name in before} == before, "the model that is not deployed is not touched"
+    new = sorted(after.keys() - before.keys())
+    assert new == sorted(line.partition(": new, ")[0] for line in lines[:6])
+    assert parameters(client, "retrain/letters-scheduled") == {
+        **{"store": STORE, "device": "gpu", "train_on": "pool", "model": "letters"},
+        **{"data": {"source": "s3://data/letters"}, "gate": {"min_accuracy": 0.9}},
+    }
+    assert parameters(client, "retrain/digits-small-on-demand") == {
+        **{"store": "s3://models/other", "device": "cpu", "train_on": "pool", "model": "digits-small", "seeds": "3"},
+        "data": {"source": "digits"},
+    }
+    assert set(after["retrain/letters-scheduled"].tags) == {"one-at-a-time", "model:letters"}
+    assert after["retrain/digits-small-ci"].tags == ["model:digits-small"]
+    assert after["retrain/ci"].tags == []
+    (schedule,) = after["retrain/letters-scheduled"].schedules
+    assert deploy_module.text_of(schedule.schedule) == "0 5 * * 2, UTC"
+    # What somebody has changed of one model stays, and another one is as it was deployed.
+    change(client, "retrain/letters-scheduled", seeds="5")
+    again: list[str] = []
+    setup.apply([targets[1]._replace(settings=Settings.model_validate(digits | {"seeds": "1..5"}))], show=again.append)
+    assert again == [f"retrain/digits-small-{name}: seeds 3 → unset" for name in ("scheduled", "on-demand", "ci")]
+    setup.apply(targets[:1], show=again.append)
+    assert again[3:] == [
+        "retrain/letters-scheduled: seeds stays 5, as it was changed on the server; the settings say unset, which "
+        "--overwrite sets"
+    ]
+
+
+def test_a_known_set_by_its_own_name_keeps_the_names_of_today(client: SyncPrefectClient) -> None:
+    deploy(dataset="digits")
+    assert deploy(source="digits", model="digits") == [
+        f"retrain/{name}: model unset → digits" for name in ("scheduled", "on-demand", "ci")
+    ]
+    assert not [name for name in everything() if "digits" in name]
+
+
+def test_nothing_is_changed_where_one_of_several_models_cannot_be_deployed(client: SyncPrefectClient) -> None:
+    deploy()
+    before = everything()
+    good = Target(Settings(model="good", source="digits"), "cpu", "s3://other/store")
+    for bad, said in [
+        (Target(Settings(model="bad", source="digits"), "cpu"), "cannot deploy bad: no store is named"),
+        (Target(Settings(model="bad", cron="never"), "cpu", STORE), "cannot use the schedule 'never'"),
+        (Target(Settings(model="bad", notify="slack-webhook/x"), "cpu", STORE), "cannot notify through"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            setup.apply([good, bad])
+        assert everything() == before
+
+
+def test_the_command_deploys_several_files(client: SyncPrefectClient, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(f'model = "a"\nstore = "{STORE}"\n[recipe]\nepochs = 3\n')
+    (tmp_path / "b.toml").write_text(f'model = "b"\nstore = "{STORE}"\n[data]\nsource = "digits"\n')
+    command = [sys.executable, "-m", "flows.cli.main", "deploy", *("--config", "a.toml", "--config", "b.toml")]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[2]), "RETRAIN_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, **paths, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+
+    def run(*more: str) -> list[str]:
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    shown = run("--dry-run")
+    assert client.read_deployments() == []
+    assert len(shown) == 9, "three of each model, the worker's once, and where"
+    assert shown[-1].startswith("would deploy b to http://")
+    assert [line.replace("deployed ", "would deploy ") for line in run()] == shown
+    assert parameters(client, "retrain/a-scheduled")["recipe"] == {"epochs": 3}
+    assert parameters(client, "retrain/b-scheduled")["data"] == {"source": "digits"}
+
+
+GROWING: dict[str, Any] = {"model": "letters", "source": "s3://data/letters/*", "min_accuracy": 0.9}
+WATCHING = "watch/letters-watch"
+
+
+def test_where_a_source_grows_it_is_watched_and_no_longer_where_it_does_not(client: SyncPrefectClient) -> None:
+    assert WATCHING not in " ".join(deploy(**GROWING | {"source": "s3://data/letters"}))
+    lines: list[str] = []
+    target = Target(Settings.model_validate(GROWING), "gpu", STORE)
+    setup.apply([target], dry_run=True, show=lines.append)
+    new = f"{WATCHING}: new, with deployment retrain/letters-scheduled, schedule */5 * * * *, UTC"
+    assert new in lines
+    assert WATCHING not in everything()
+    assert new in deploy(**GROWING)
+    watched = everything()[WATCHING]
+    assert (watched.work_pool_name, watched.work_queue_name, watched.tags) == (
+        "retrain-jobs",
+        "watch",
+        ["model:letters"],
+    )
+    assert client.read_work_queue_by_name("watch", "retrain-jobs").concurrency_limit == 1
+    watch.validate_parameters(watched.parameters)
+    assert deploy(**GROWING) == []
+
+    client.create_automation(
+        AutomationCore(
+            name="theirs",
+            trigger=EventTrigger(expect={"x"}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
+            actions=[RunDeployment(source="selected", deployment_id=watched.id)],
+            owner_resource=f"prefect.deployment.{watched.id}",
+        )
+    )
+    removed = f"{WATCHING}: removed, as the source of its model does not grow"
+    lines.clear()
+    setup.apply(
+        [target._replace(settings=Settings.model_validate(GROWING | {"source": "s3://data/letters"}))],
+        dry_run=True,
+        show=lines.append,
+    )
+    assert removed in lines
+    assert everything().keys() >= {WATCHING, "automation theirs"}
+    assert removed in deploy(**GROWING | {"source": "s3://data/letters"})
+    assert not everything().keys() & {WATCHING, "automation theirs"}
+    assert WATCHING not in " ".join(deploy(**GROWING | {"source": "s3://data/letters"}))
+
+
+def test_what_people_have_changed_of_a_watch_stays(client: SyncPrefectClient) -> None:
+    deploy(**GROWING)
+    deployment = client.read_deployment_by_name(WATCHING)
+    hourly = CronSchedule(cron="0 * * * *", timezone="UTC")
+    client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False, schedule=hourly)
+    queue = client.read_work_queue_by_name("watch", "retrain-jobs")
+    client.update_work_queue(queue.id, concurrency_limit=4)
+    kept = f"{WATCHING}: schedule stays 0 * * * *, UTC, as it was changed on the server; "
+    for more in ({}, {"cron": "0 5 * * 2"}):
+        assert [line for line in deploy(**GROWING | more) if line.startswith(WATCHING)] == [
+            f"{kept}the settings say */5 * * * *, UTC, which --overwrite sets"
+        ]
+    assert not client.read_deployment_by_name(WATCHING).schedules[0].active
+    assert client.read_work_queue_by_name("watch", "retrain-jobs").concurrency_limit == 4
+    assert f"{WATCHING}: schedule 0 * * * *, UTC → */5 * * * *, UTC" in deploy(**GROWING, overwrite=True)
+    (schedule,) = client.read_deployment_by_name(WATCHING).schedules
+    assert (deploy_module.text_of(schedule.schedule), schedule.active) == ("*/5 * * * *, UTC", False)
+    client.update_work_queue(queue.id, concurrency_limit=1)
+
+
+def test_a_source_that_somebody_has_changed_on_the_server_decides_whether_it_is_watched(
+    client: SyncPrefectClient,
+) -> None:
+    deploy(**GROWING)
+    change(client, "retrain/letters-scheduled", data={"source": "s3://data/others"})
+    assert f"{WATCHING}: removed, as the source of its model does not grow" in deploy(**GROWING)
+    change(client, "retrain/letters-scheduled", data={"source": "s3://data/others/*"})
+    assert WATCHING in " ".join(deploy(**GROWING))
+
+
 NOTICES = {
     f"automation retrain: tell {what}"
-    for what in ("how a run ended", "of a run that does not start", "of a run that was skipped")
+    for what in (
+        "how a run ended",
+        "of a run that does not start",
+        "of a run that was skipped",
+        "of a watch that fails",
+    )
 }
 
 
@@ -286,7 +498,43 @@ def test_with_a_block_there_are_automations_that_tell_and_without_it_none() -> N
     assert everything().keys() == without.keys()
 
 
-@pytest.mark.parametrize("name", ["nonsense", "slack-webhook/nobody", "secret/a-secret"])
+def test_each_model_tells_through_its_own_block() -> None:
+    CustomWebhookNotificationBlock(name="x", url="http://127.0.0.1:9").save("all", overwrite=True)
+    CustomWebhookNotificationBlock(name="x", url="http://127.0.0.1:9").save("letters", overwrite=True)
+    deploy(notify="custom-webhook/all")
+    one = {"model": "letters", "source": "digits", "notify": "custom-webhook/letters"}
+    other = {"model": "shapes", "source": "digits"}
+    setup.apply([Target(Settings.model_validate(each), "cpu", STORE) for each in (one, other)])
+    automations = {name: each for name, each in everything().items() if name.startswith("automation retrain: tell")}
+    assert automations.keys() == NOTICES | {f"{name}, letters" for name in NOTICES}
+    deployments: dict[str, set[str]] = {}
+    for each in automations.values():
+        (action,), (_, of_deployment) = each.actions, each.trigger.match_related
+        deployments.setdefault(str(action.block_document_id), set()).update(of_deployment["prefect.resource.name"])
+    assert sorted(map(sorted, deployments.values())) == [
+        ["letters-on-demand", "letters-scheduled", "letters-watch"],
+        ["on-demand", "scheduled", "watch"],
+    ], "each run is told by one of them"
+    deploy(model="letters", source="digits", notify="")
+    assert {name for name in everything() if name.startswith("automation retrain: tell")} == NOTICES
+    deploy(notify="")
+
+
+def test_the_address_of_a_block_is_shown_nowhere_and_stored_encrypted() -> None:
+    """By us; of a block whose address is no secret field of Prefect's, Prefect's own event of its creation has it."""
+    CustomWebhookNotificationBlock(name="x", url=f"https://example.org/{SECRET}").save("secret", overwrite=True)
+    lines = deploy(notify="custom-webhook/secret")
+    assert SECRET not in "\n".join([*lines, *map(str, everything().values())])
+    database = (PREFECT_API_DATABASE_CONNECTION_URL.value() or "").removeprefix("sqlite+aiosqlite:///")
+    with closing(sqlite3.connect(database)) as stored:
+        tables = [name for (name,) in stored.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        kept = {name: str(stored.execute(f'SELECT * FROM "{name}"').fetchall()) for name in tables}
+    assert "secret" in kept["block_document"]
+    assert not [name for name, rows in kept.items() if SECRET in rows and name not in {"events", "event_resources"}]
+    deploy(notify="")
+
+
+@pytest.mark.parametrize("name", ["non-sense/ops", "slack-webhook/nobody", "secret/a-secret"])
 def test_a_block_that_cannot_notify_is_one_line_and_changes_nothing(name: str) -> None:
     Secret(value="x").save("a-secret", overwrite=True)
     before = everything()

@@ -110,7 +110,7 @@ def refusal(arguments: Sequence[str], *, whole: bool) -> str:
         try:
             found = vars(_lenient(whole).parse_args(arguments))
         except SystemExit as end:  # 0: --help
-            return said.getvalue().strip().rpartition("error: ")[2] if end.code else ""
+            return said.getvalue().strip().removeprefix("retrain: ") if end.code else ""
     given = {name: found[name] for name in Settings.model_fields if found.get(name) is not None}
     try:
         Settings(**{name: value for name, value in given.items() if not PLACEHOLDER.fullmatch(str(value).strip("[]'"))})

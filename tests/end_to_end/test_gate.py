@@ -6,25 +6,26 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from prefect.client.schemas.objects import State
 
 from flows.cli.main import main
 from flows.retrain import retrain
 from tasks.data import idx
-from tasks.data.arrays import from_npz, to_npz
+from tasks.data.arrays import from_npy
 from tasks.data.datasets import DATASETS
 from tasks.errors import ChampionMoved, GateRejected, RegistryError, UsageError
-from tasks.export import export_candidate
+from tasks.evaluate import evaluate
 from tasks.judge import report_facts
 from tasks.publish import ROUNDS
 from tasks.registry import Registry
-from tasks.settings import Data, GateSettings, RecipeSettings
+from tasks.settings import ONE_SEED, Data, GateSettings, RecipeSettings
 from tasks.storage import ObjectStore, open_store
+from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.values import Decision, Outcome
 from tests.faults.proxy import Fault, proxying
 from tests.mirrors import CONTENTS, Contents, Mirror, gzipped, serving, spec_for
+from tests.model_files import oracle
 
 GOOD = RecipeSettings(epochs=3, batch_size=32)
 WORSE = RecipeSettings(epochs=1, batch_size=32, learning_rate=0.0001)
@@ -36,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 def job(store: ObjectStore, mirror: Mirror, recipe: RecipeSettings = GOOD, **more: Any) -> State[Outcome]:
     data, gate = Data(mirror=(mirror.url,)), more.pop("gate", GATE)
-    return cast(State[Outcome], retrain(data, recipe, gate, device="cpu", store=store.url, return_state=True, **more))
+    options = {"device": "cpu", "seeds": ONE_SEED} | more
+    return cast(State[Outcome], retrain(data, recipe, gate, store=store.url, return_state=True, **options))
 
 
 def outcome(state: State[Outcome]) -> Outcome:
@@ -75,7 +77,7 @@ def test_champion_pin_and_override_from_the_first_model_on(
     worse = outcome(state)
     assert (state.name, worse.verdict, failed(worse.decision)) == ("Rejected", "rejected", ["loss to champion v1"])
     assert "allowed 0.0020" in worse.decision.checks[-1].sentence
-    assert b"loss to champion v1" in store.get(f"runs/{worse.run}/report.md").data
+    assert b"loss to champion v1" in store.get(f"runs/{worse.run}/report.md", LARGEST_DOCUMENT).data
     assert registry_of(store).versions() == [1]
 
     state = job(store, mirror, WORSE, force_publish="the audit wants it")
@@ -86,7 +88,7 @@ def test_champion_pin_and_override_from_the_first_model_on(
     assert (forced.receipt.version, forced.receipt.champion) == (2, 2)
     for kept in (
         forced.decision.model_dump(mode="json"),
-        json.loads(store.get(f"runs/{forced.run}/decision.json").data),
+        json.loads(store.get(f"runs/{forced.run}/decision.json", LARGEST_DOCUMENT).data),
         registry_of(store).manifest(2).facts["decision"],
         json.loads(registry_of(store).read(2, "report.json"))["decision"],
     ):
@@ -99,7 +101,7 @@ def test_champion_pin_and_override_from_the_first_model_on(
     # Another bad candidate passes against the worse champion, and fails against the pinned version.
     another = WORSE.model_copy(update={"seed": 1})
     options = ["--store", store.url]
-    assert main(["pin", "1", "--reason", "as good as it has to be", *options]) == 0
+    assert main(["pin", "1", "--reason", "as good as it has to be", "--seeds", "1", *options]) == 0
     pinned = outcome(job(store, mirror, another, gate=GATE.model_copy(update={"max_regression": 0.2})))
     assert [check.name for check in pinned.decision.checks[-2:]] == ["loss to champion v2", "loss to reference v1"]
     assert failed(pinned.decision) == ["loss to reference v1"]
@@ -150,10 +152,11 @@ def test_a_champion_of_another_test_set_is_evaluated_again(
         assert failed(again.decision) == ["loss to champion v2"]
         main(["rollback", "--store", local.url, "--to", "1"])
         same = outcome(job(local, serves))
-    assert (same.decision.verdict, {step.name: step.cached for step in same.steps}["reevaluate"]) == ("no change", True)
+    assert same.decision.verdict == "no change"
+    assert "reevaluate" not in [step.name for step in same.steps], "its own evaluation is that of the champion"
     assert same.decision.checks[-1].passed
     assert same.decision.accuracy < 0.99
-    report = json.loads(local.get(f"runs/{same.run}/report.json").data)
+    report = json.loads(local.get(f"runs/{same.run}/report.json", LARGEST_DOCUMENT).data)
     assert report["decision"]["accuracy"] == report["evaluation"]["accuracy"] == same.decision.accuracy
 
 
@@ -164,10 +167,10 @@ def _lenient() -> dict[str, float]:
 def spoil(store: ObjectStore, *names: str) -> None:
     for name in names:
         key = f"models/mnist/versions/1/{name}"
-        store.put(key, store.get(key).data[:-1])
+        store.put(key, store.get(key, LARGEST_DOCUMENT).data[:-1])
 
 
-def test_a_champion_whose_predictions_are_damaged_is_evaluated_again(
+def test_a_champion_is_compared_by_its_model_whatever_lies_beside_it(
     local: ObjectStore, mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = outcome(job(local, mirror))
@@ -175,7 +178,12 @@ def test_a_champion_whose_predictions_are_damaged_is_evaluated_again(
     worse = outcome(job(local, mirror, WORSE))
     assert failed(worse.decision) == ["loss to champion v1"]
     assert "at least 0." in worse.decision.checks[-1].sentence
-    assert "the model of champion v1 is evaluated again: cannot trust " in caplog.text
+    assert "reevaluate" not in [step.name for step in worse.steps], "this store has evaluated it"
+    for entry in list(local.list("cache/results/evaluate/")):
+        local.delete(entry.key)
+    sentence = outcome(job(local, mirror, WORSE)).decision.checks[-1].sentence
+    assert sentence == worse.decision.checks[-1].sentence
+    assert "the model of champion v1 is evaluated: this store has no result of it" in caplog.text
     # The same weights, but a damaged version: it is published again, because readers cannot read it.
     mended = outcome(job(local, mirror))
     assert (mended.decision.verdict, mended.decision.accuracy) == ("publish", before.decision.accuracy)
@@ -184,12 +192,14 @@ def test_a_champion_whose_predictions_are_damaged_is_evaluated_again(
     assert not registry_of(local).verify(2)
 
 
-@pytest.mark.parametrize("names", [("predictions.npz", "model.keras"), ("manifest.json",)])
+@pytest.mark.parametrize("names", [("model.keras",), ("manifest.json",)])
 def test_a_champion_that_cannot_be_read_rejects_until_somebody_decides(
     local: ObjectStore, mirror: Mirror, names: tuple[str, ...]
 ) -> None:
     job(local, mirror)
     spoil(local, *names)
+    for entry in list(local.list("cache/results/evaluate/")):
+        local.delete(entry.key)
     better = GOOD.model_copy(update={"epochs": 6})
     state = job(local, mirror, better, gate=GateSettings(**{**_lenient(), "max_regression": 1.0}))
     assert state.name == "Rejected"
@@ -220,7 +230,7 @@ def test_a_damaged_pointer_is_an_error_that_a_rollback_ends(local: ObjectStore, 
 
 def test_a_damaged_pin_rejects_until_it_is_removed(local: ObjectStore, mirror: Mirror) -> None:
     job(local, mirror)
-    assert main(["pin", "1", "--store", local.url]) == 0
+    assert main(["pin", "1", "--seeds", "1", "--store", local.url]) == 0
     local.put("models/mnist/reference.json", b"{}")
     result = outcome(job(local, mirror))
     assert (result.verdict, failed(result.decision)) == ("rejected", ["loss to reference"])
@@ -241,12 +251,12 @@ def test_a_dry_run_judges_and_publishes_nothing(store: ObjectStore, mirror: Mirr
     assert "Nothing was published (dry run)" in str(state.message)
     assert first.decision.remark == "no champion yet"
     assert not list(store.list("models/"))
-    assert b"Passed the gate" in store.get(f"runs/{first.run}/report.html").data
+    assert b"Passed the gate" in store.get(f"runs/{first.run}/report.html", LARGEST_DOCUMENT).data
 
     published = outcome(job(store, mirror))
     assert published.verdict == "published"
     assert all(step.cached for step in published.steps if step.name in {"train", "evaluate", "load_back", "export"})
-    models = [(entry.key, store.get(entry.key).etag) for entry in store.list("models/")]
+    models = [(entry.key, store.etag(entry.key)) for entry in store.list("models/")]
     for _ in range(2):  # the second one is not compared with the first
         state = job(store, mirror, GOOD.model_copy(update={"seed": 3}), gate=GateSettings(**_lenient()), dry_run=True)
         again = outcome(state)
@@ -256,7 +266,7 @@ def test_a_dry_run_judges_and_publishes_nothing(store: ObjectStore, mirror: Mirr
     assert (state.name, failed(outcome(state).decision)) == ("Rejected", ["loss to champion v1"])
     state = job(store, mirror, dry_run=True)
     assert (state.name, outcome(state).verdict) == ("Unchanged", "already published")
-    assert [(entry.key, store.get(entry.key).etag) for entry in store.list("models/")] == models
+    assert [(entry.key, store.etag(entry.key)) for entry in store.list("models/")] == models
 
 
 def test_a_run_that_requires_a_champion_ends_before_the_download_where_there_is_none(
@@ -283,9 +293,9 @@ def test_a_champion_that_is_gone_by_the_time_of_the_judgement_is_an_error_where_
     def lose(*arguments: Any) -> Any:
         for entry in list(local.list("models/")):
             local.delete(entry.key)
-        return export_candidate(*arguments)
+        return evaluate(*arguments)
 
-    monkeypatch.setattr("flows.retrain.export_candidate", lose)
+    monkeypatch.setattr("flows.seeds.evaluate", lose)
     state = job(local, mirror, WORSE, require_champion=True)
     with pytest.raises(RegistryError, match="cannot compare with the champion of mnist: there is none"):
         state.result()
@@ -297,7 +307,7 @@ def test_a_baseline_in_another_bucket_is_read_with_credentials_that_may_not_writ
 ) -> None:
     main_store = open_store(f"{bucket}/main")
     job(main_store, mirror)
-    assert main(["pin", "1", "--store", main_store.url]) == 0
+    assert main(["pin", "1", "--seeds", "1", "--store", main_store.url]) == 0
     denied = Fault("status", method="PUT|POST|DELETE", times=1000, status=403, code="AccessDenied")
     with proxying(s3_server) as proxy:
         proxy.faults.append(denied)
@@ -316,7 +326,7 @@ def test_a_baseline_in_another_bucket_is_read_with_credentials_that_may_not_writ
         assert (state.name, outcome(state).verdict) == ("Passed", "passed")
         assert {request.method for request in proxy.requests} == {"GET"}
         assert (denied.times, denied.after) == (1000, 0), "no write was tried"
-    assert b"Compared with the champion" in local.get(f"runs/{outcome(state).run}/report.html").data
+    assert b"Compared with the champion" in local.get(f"runs/{outcome(state).run}/report.html", LARGEST_DOCUMENT).data
     assert not list(local.list("models/"))
     assert len({entry.key.split("/")[1] for entry in local.list("runs/")}) == 3
 
@@ -377,12 +387,12 @@ def overtaking(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def publish_other(right: bool, weights: str = "0" * 64) -> Any:
-    """A publish by another run, of a model with all test images right, or with the predictions of this run."""
+    """A publish by another run, of a model with all test images right, or that of this run under another digest."""
 
     def publish(candidate: Any, run: Any) -> None:
-        probabilities, labels = from_npz(run.artifacts.get(candidate.evaluation.predictions))
-        if right:
-            probabilities = np.eye(10, dtype=np.float32)[labels]
+        test = candidate.prepared.test
+        images, labels = (from_npy(run.artifacts.get(each)) for each in (test.images, test.labels))
+        model = oracle(images, labels) if right else run.artifacts.get(candidate.trained.model)
         manifest = {
             "weights_digest": candidate.trained.weights_digest if weights == "same" else weights,
             "data": {
@@ -390,7 +400,7 @@ def publish_other(right: bool, weights: str = "0" * 64) -> Any:
                 "test_labels": candidate.prepared.test.labels.sha256,
             },
         }
-        files = {"predictions.npz": to_npz(probabilities, labels), "model.keras": weights.encode()}
+        files = {"model.keras": model, "README.md": weights.encode()}
         registry_of(run.store).publish(files, manifest, weights)
 
     return publish
@@ -405,7 +415,7 @@ def test_a_run_that_loses_a_race_is_judged_against_the_new_champion(
     assert (state.name, failed(result.decision)) == ("Rejected", ["loss to champion v1"])
     assert "another run was first, so the model is judged again" in caplog.text
     assert registry_of(store).versions() == [1]
-    assert json.loads(store.get(f"runs/{result.run}/decision.json").data)["verdict"] == "reject"
+    assert json.loads(store.get(f"runs/{result.run}/decision.json", LARGEST_DOCUMENT).data)["verdict"] == "reject"
     assert [step.name for step in result.steps].count("judge") == 2
 
 

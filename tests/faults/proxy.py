@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(status, headers, data, kind)
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = do_HEAD = handle_one
 
     def _refused(self, conditions: Conditions) -> bool:
         """Treat conditional headers as another kind of server would; true if that answered the request."""

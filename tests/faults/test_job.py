@@ -15,6 +15,22 @@ from tasks.registry import Registry
 from tasks.storage import open_store
 from tests.faults import servers
 
+# `retrain`, where a resolver, which no time-out reaches, holds each request for ten minutes, and a file may take 1 s.
+HANGING = """
+import functools, socket, sys, time
+from flows.cli.main import main
+from tasks.data import mirrors
+
+def hang(host, *rest, **more):
+    if host == "hangs.example.org":
+        time.sleep(600)
+    return here(host, *rest, **more)
+
+here, socket.getaddrinfo = socket.getaddrinfo, hang
+mirrors.RetryPolicy = functools.partial(mirrors.RetryPolicy, per_file=1.0)
+sys.exit(main())
+"""
+
 DECIDES = {"moto, swap refused": "history", "moto, conditions ignored": "history", "s3rver": "history"}
 
 
@@ -85,3 +101,18 @@ def test_a_run_that_is_killed_while_it_trains_goes_on(tmp_path: Path, prefect_se
     weights = [Registry(each, "digits").manifest(1).facts["weights_digest"] for each in (store, whole)]
     assert weights[0] == weights[1]
     assert not list(store.list("checkpoints/train/"))
+
+
+def test_a_download_that_was_given_up_does_not_keep_the_process(tmp_path: Path, prefect_server: None) -> None:
+    """Its thread cannot be ended: it waits for a resolver that does not answer."""
+    from prefect.settings import PREFECT_API_URL
+
+    command = [sys.executable, "-c", HANGING, "run", "--store", str(tmp_path), "--mirror", "https://hangs.example.org/"]
+    server, root = PREFECT_API_URL.value() or "", str(Path(__file__).parents[2])
+    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": root}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("retrain: cannot download mnist: https://hangs.example.org/: did not deliver"):
+                break
+        assert process.wait(60) == 1  # Prefect sends what it has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from uuid import UUID, uuid4
@@ -85,3 +86,26 @@ def test_a_dead_one_is_declared_crashed(
     state = client.read_flow_run(dead.id).state
     assert state
     assert (state.type, state.message) == ("CRASHED", "no sign of life for 1 s: its process or its machine is gone")
+
+
+def test_several_dead_ones_take_one_silence_together(
+    client: SyncPrefectClient, deployment: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "SILENCE", 3.0)
+    monkeypatch.setattr(Watch, "_newest_event", lambda _: "the same")
+    dead = [begun(client, deployment, Running()) for _ in range(5)]
+    started = time.monotonic()
+    assert came_to(begun(client, deployment, Running()), monkeypatch).message == "done"
+    assert time.monotonic() - started < 4 * 3.0, "one after the other would take five times as long"
+    assert {client.read_flow_run(each.id).state_type for each in dead} == {"CRASHED"}
+
+
+def test_a_dead_one_does_not_keep_a_run_from_giving_way_to_one_that_lives(
+    client: SyncPrefectClient, deployment: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "SILENCE", 600.0)
+    dead, waiting, last = (begun(client, deployment, Running()) for _ in range(3))
+    beats = itertools.count()
+    monkeypatch.setattr(Watch, "_newest_event", lambda watch: "the same" if watch._run == dead.id else next(beats))
+    monkeypatch.setattr(liveness, "ASK_SECONDS", 0.2)
+    assert came_to(last, monkeypatch).message == f"another run of this deployment is at work: {waiting.name}"

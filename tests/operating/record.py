@@ -22,7 +22,6 @@ from tasks.data import idx
 from tasks.data.arrays import Split
 from tasks.data.datasets import MNIST
 from tasks.data.mirrors import fetch
-from tasks.data.splits import flatten
 from tasks.learning.device import device_kind
 from tasks.learning.model_file import to_bytes
 from tasks.learning.predictions import predict
@@ -80,8 +79,8 @@ def splits(mirror: str) -> tuple[Split, Split]:
     contents = fetch(MNIST, (mirror,)).contents
     arrays = {field: idx.decode(contents[field], file.name, file.shape) for field, file in MNIST.files.items()}
     return (
-        flatten(arrays["train_images"], arrays["train_labels"]),
-        flatten(arrays["test_images"], arrays["test_labels"]),
+        Split(arrays["train_images"].reshape(-1, 784), arrays["train_labels"]),
+        Split(arrays["test_images"].reshape(-1, 784), arrays["test_labels"]),
     )
 
 

@@ -27,7 +27,7 @@ import pytest
 from flows.cli.background import Process, start_of
 from flows.turn import SKIPPED
 from tasks.running.liveness import HEARTBEAT
-from tests.workers.laptop import Laptop, eventually, gone
+from tests.workers.laptop import Laptop, eventually, gone, make_block
 
 NAMES = ["server", "worker jobs", "worker training"]
 
@@ -136,7 +136,8 @@ def test_up_twice_at_once_starts_everything_once(laptop: Laptop) -> None:
 def test_a_number_that_is_no_port_is_refused(port: str, laptop: Laptop) -> None:
     done = laptop.retrain("up", f"--port={port}")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"retrain up: error: argument --port: {port!r} is not a port from 1 to 65535"
+    why = f"cannot use --port: {port!r} is not a port from 1 to 65535. See `retrain up --help`."
+    assert done.stderr == f"retrain: {why}\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -178,6 +179,7 @@ def test_only_the_owner_can_use_the_server_or_read_what_it_keeps(laptop: Laptop)
     assert laptop.password[1] == password  # what the interface remembers stays right
 
 
+@pytest.mark.nightly
 def test_a_server_of_an_earlier_version_gets_a_password(laptop: Laptop) -> None:
     assert laptop.up().returncode == 0
     state = laptop.folder / "home/up/state.json"
@@ -235,6 +237,7 @@ def test_a_process_is_known_whatever_happens_to_the_clock() -> None:
     assert Process(pid=process.pid, born=born, start=start).running_process() is None
 
 
+@pytest.mark.nightly
 def test_a_folder_that_is_moved_keeps_its_processes_until_the_next_up(laptop: Laptop) -> None:
     assert laptop.up().returncode == 0
     processes = [laptop.process(name) for name in NAMES]
@@ -287,37 +290,6 @@ def test_a_server_that_died_is_started_again_under_a_training_and_changed_settin
     assert "new" not in (laptop.folder / "home/up/state.json").read_text()
 
 
-@pytest.fixture
-def inbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """An address to which a notification block posts, and what has been posted there."""
-    posted: list[dict[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", posted
-        server.shutdown()
-        thread.join()
-
-
-def make_block(laptop: Laptop, address: str) -> None:
-    """What a person does in the interface under Blocks."""
-    kind = laptop.api("GET", "block_types/slug/custom-webhook")["id"]
-    (schema, *_) = laptop.api("POST", "block_schemas/filter", {"block_schemas": {"block_type_id": {"any_": [kind]}}})
-    data = {"name": "team", "url": address, "json_data": {"title": "{{subject}}", "text": "{{body}}"}}
-    block = {"name": "team", "block_type_id": kind, "block_schema_id": schema["id"], "data": data}
-    laptop.api("POST", "block_documents/", block)
-
-
 class Pretended:
     """A run that no worker takes, since it is due in 2040: the test reports for it what a real one reports."""
 
@@ -326,7 +298,9 @@ class Pretended:
         if deployment:
             id = laptop.api("GET", f"deployments/name/{deployment}")["id"]
             due = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2040-01-01T00:00:00Z"}}
-            run = self.post(f"deployments/{id}/create_flow_run", {"state": due, "name": "digits, 5 epochs, seed 0"})
+            run = self.post(
+                f"deployments/{id}/create_flow_run", {"state": due, "name": "digits, 5 epochs, seed 0: published v1"}
+            )
         else:
             flow = self.post("flows/", {"name": "retrain"})["id"]
             run = self.post("flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})
@@ -384,11 +358,11 @@ def test_the_team_is_told_once_how_each_run_ended_and_what_did_not_start(
         "PREFECT_API_DATABASE_HOST": "database.example.org",
     }
     assert laptop.up().returncode == 0
-    refused = laptop.retrain("up", "--notify", "nonsense")
+    refused = laptop.retrain("up", "--notify", "non-sense/ops")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
-        "retrain: cannot notify through 'nonsense': the server has no such block. Create it in the interface under "
-        "Blocks, and name it as type/name, such as slack-webhook/ops."
+        "retrain: cannot notify through 'non-sense/ops' (--notify): the server has no such block. Create it in the "
+        "interface under Blocks, and name it as type/name, such as slack-webhook/ops."
     )
     make_block(laptop, address)
     told = laptop.retrain("up", "--notify", "custom-webhook/team")
@@ -457,6 +431,48 @@ def test_the_team_is_told_once_how_each_run_ended_and_what_did_not_start(
     assert silent.returncode == 0, silent.stderr
     names = [each["name"] for each in laptop.api("POST", "automations/filter", {})]
     assert names == ["retrain: a run whose machine is gone"]
+
+
+def test_the_secret_of_a_block_is_found_nowhere_also_where_its_notice_is_refused(
+    laptop: Laptop, inbox: tuple[str, list[dict[str, str]]]
+) -> None:
+    address, posted = inbox
+    assert laptop.up().returncode == 0
+    secret = "xq7Secret"
+    headers = {"Authorization": "{{token}}"}
+    make_block(laptop, f"{address}/refused/{{{{token}}}}", headers=headers, secrets={"token": secret})
+    told = laptop.retrain("up", "--notify", "custom-webhook/team")
+    assert told.returncode == 0, told.stderr
+    settings: dict[str, Any] = {"base_url": f"{laptop.url}/", "auth": laptop.password, "timeout": 100}
+    with httpx.Client(**settings, headers=laptop.headers()) as client:
+        run = Pretended(laptop, client, "retrain/scheduled")
+        run.works(beats=1)
+        run.enters("FAILED", "Rejected")
+    log = laptop.folder / "home/up/server.log"
+    eventually(lambda: "a notice was not delivered: HTTPStatusError 404" in log.read_text(), 90)
+    assert posted
+    assert laptop.retrain("down").returncode == 0
+    files = {str(path): path.read_bytes() for path in laptop.folder.rglob("*") if path.is_file()}
+    assert not [name for name, content in files.items() if secret.encode() in content]
+    assert secret not in told.stdout + told.stderr
+
+
+@pytest.mark.nightly
+def test_what_ends_after_a_restart_of_the_server_is_told_too(
+    laptop: Laptop, inbox: tuple[str, list[dict[str, str]]]
+) -> None:
+    address, posted = inbox
+    assert laptop.up().returncode == 0
+    make_block(laptop, address)
+    assert laptop.retrain("up", "--notify", "custom-webhook/team").returncode == 0
+    id = laptop.api("GET", "deployments/name/retrain/on-demand")["id"]
+    run = laptop.api("POST", f"deployments/{id}/create_flow_run", {"state": {"type": "PENDING"}})["id"]
+    laptop.api("POST", f"flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}})
+    laptop.take_server_away()
+    laptop.bring_server_back()
+    laptop.api("POST", f"flow_runs/{run}/set_state", {"state": {"type": "FAILED", "name": "Rejected"}})
+    eventually(lambda: posted, 120)
+    assert [notice["text"].split()[-1].rpartition("/")[2] for notice in posted] == [run]
 
 
 def test_a_port_that_is_taken_is_one_line(laptop: Laptop) -> None:

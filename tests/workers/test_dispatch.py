@@ -79,6 +79,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_we
     assert published_weights(whole) == weights
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_killed_worker_takes_its_training_along_and_the_next_worker_goes_on(laptop: Laptop) -> None:
     run = begin(laptop, 2)
@@ -92,6 +93,7 @@ def test_a_killed_worker_takes_its_training_along_and_the_next_worker_goes_on(la
     assert "train: resumes after epoch" in laptop.log(trainings(laptop)[-1]["id"])
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_machine_that_is_gone_is_noticed_and_another_one_goes_on(laptop: Laptop) -> None:
     run = begin(laptop, 3)
@@ -171,6 +173,7 @@ def test_a_scheduled_run_does_not_overtake_the_one_before(laptop: Laptop) -> Non
     assert laptop.ended(first)["state"]["name"] == "Published"
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> None:
     laptop.kill("worker training")  # the server shows it as ready for a while
@@ -185,7 +188,7 @@ def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> No
 @pytest.mark.timeout(600)
 def test_seeds_wait_in_the_pool_together_and_a_cancelled_run_cancels_them_all(laptop: Laptop) -> None:
     before = len(trainings(laptop))
-    cancelled = laptop.start("retrain/on-demand", **digits(10), seeds=3)
+    cancelled = laptop.start("retrain/on-demand", **digits(10, epochs=10 * EPOCHS), seeds="3")
     eventually(laptop.checkpoints, 300)
     ours = [each["id"] for each in trainings(laptop)[before:]]
     assert len(ours) == 3, "all are in the pool before the first one has ended"
@@ -193,9 +196,8 @@ def test_seeds_wait_in_the_pool_together_and_a_cancelled_run_cancels_them_all(la
     assert laptop.ended(cancelled)["state"]["type"] == "CANCELLED"
     assert {laptop.ended(run)["state"]["type"] for run in ours} == {"CANCELLED"}
 
-    again = laptop.start("retrain/on-demand", **digits(10), seeds=3)
+    again = laptop.start("retrain/on-demand", **digits(10))  # `test_seeds` trains several
     assert laptop.ended(again)["state"]["name"] == "Published"
-    assert [laptop.run(each["id"])["state"]["type"] for each in trainings(laptop)[before + 3 :]] == ["COMPLETED"] * 3
-    assert "seeds: mean" in laptop.log(again)
+    assert [laptop.run(each["id"])["state"]["type"] for each in trainings(laptop)[before + 3 :]] == ["COMPLETED"]
     for entry in laptop.checkpoints():
         laptop.store.delete(entry)

@@ -49,7 +49,14 @@ def begin(laptop: Laptop, seed: int, until: str, deployment: str = "retrain/sche
     return run
 
 
-@pytest.mark.parametrize(("seed", "phase"), [(1, "downloaded"), (2, "RUNNING"), (3, "COMPLETED")])
+@pytest.mark.parametrize(
+    ("seed", "phase"),
+    [
+        pytest.param(1, "downloaded", marks=pytest.mark.nightly),
+        (2, "RUNNING"),
+        pytest.param(3, "COMPLETED", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_run_ends_as_what_it_was_though_the_server_was_killed(seed: int, phase: str, laptop: Laptop) -> None:
     """In each phase: before the training, while it trains on the pool, while the waiting run finishes."""
     before = len(trainings(laptop))

@@ -14,11 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.workers.laptop import FINAL, Laptop, eventually, gone
-from tests.workers.test_background import inbox, make_block
+from tests.workers.laptop import FINAL, Laptop, eventually, kill_all, make_block
 from tests.workers.test_dispatch import LENIENT, digits
-
-__all__ = ["inbox"]  # a fixture
 
 RUNS, SECONDS = 30, 30
 TOLD = {"Rejected", "Crashed", "Failed", "Cancelled"}  # that no weights are new is no news
@@ -48,15 +45,17 @@ def test_scheduled_runs_outlive_servers_and_workers_and_each_is_told_once(
     end = start + timedelta(seconds=RUNS * SECONDS)
     schedules = [schedule(laptop, start, 0, LENIENT), schedule(laptop, start, SECONDS, {"min_accuracy": 1.0})]
     fifth = (end - start) / 5
-    wait_until(start + fifth)
+    # Not while a run's process starts: Prefect's first requests there do not wait for the server.
+    between = timedelta(seconds=SECONDS / 2)
+    wait_until(start + fifth + between)
     restart_server(laptop, away=10)
     wait_until(start + 2 * fifth)
-    replace_worker(laptop)
-    wait_until(start + 3 * fifth)
+    killed = replace_worker(laptop)
+    wait_until(start + 3 * fifth + between)
     restart_server(laptop, away=40)
     wait_until(start + 4 * fifth)
-    replace_worker(laptop)
-    wait_until(end - timedelta(seconds=SECONDS / 2))
+    killed |= replace_worker(laptop)
+    wait_until(end - between)
     id = laptop.api("GET", "deployments/name/retrain/scheduled")["id"]
     for each in schedules:
         laptop.api("PATCH", f"deployments/{id}/schedules/{each}", {"active": False})
@@ -69,13 +68,16 @@ def test_scheduled_runs_outlive_servers_and_workers_and_each_is_told_once(
     names = Counter(run["state"]["name"] for run in runs)
     print(dict(names))
     assert names.keys() <= {"Unchanged", "Rejected", "Crashed", "Cancelled"}
-    assert names["Crashed"] <= 2
-    assert names["Unchanged"] >= RUNS / 4, names
-    assert names["Rejected"] >= RUNS / 4, names
+    crashed = {run["id"]: run["state"]["message"] for run in runs if run["state"]["name"] == "Crashed"}
+    assert crashed.keys() <= killed, f"nothing else crashed: {crashed}"
+    assert names["Unchanged"] >= RUNS / 6, names
+    assert names["Rejected"] >= RUNS / 6, names
     for run in runs:
         if run["state"]["type"] == "CANCELLED":
             assert "another run of this deployment is at work" in run["state"]["message"]
-    ids = [first, *(run["id"] for run in runs if run["state"]["name"] in TOLD)]
+    # An interval has no beginning: there may be one before the first that is counted.
+    scheduled = [run for run in laptop.runs("retrain/scheduled") if run["auto_scheduled"]]
+    ids = [first, *(run["id"] for run in scheduled if run["state"]["name"] in TOLD)]
     eventually(lambda: len(posted) >= len(ids), 60)
     time.sleep(10)  # for any more
     assert Counter(each["text"].split()[-1].rpartition("/")[2] for each in posted) == Counter(ids)
@@ -104,15 +106,15 @@ def restart_server(laptop: Laptop, away: float) -> None:
     laptop.bring_server_back()
 
 
-def replace_worker(laptop: Laptop) -> None:
-    """Kill the worker with whatever it runs, as a reboot does, and start another."""
-    children = laptop.process("worker jobs").children(recursive=True)
-    laptop.kill("worker jobs")
-    for child in children:
-        child.kill()
-        gone(child)
+def replace_worker(laptop: Laptop) -> set[str]:
+    """Kill the worker with whatever it runs, as a reboot does, and start another; the ids of what it had taken."""
+    worker = laptop.process("worker jobs")
+    kill_all(worker, *worker.children(recursive=True))
+    # Only now: until the next worker starts, nobody takes another.
+    taken = {run["id"] for run in laptop.runs("retrain/scheduled") if run["state"]["type"] in {"PENDING", "RUNNING"}}
     started = laptop.up()
     assert started.returncode == 0, started.stderr
+    return taken
 
 
 def wait_until(moment: datetime) -> None:

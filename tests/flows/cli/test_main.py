@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -21,55 +21,31 @@ import pytest
 from flows.cli import run
 from flows.cli.main import _settings, main, parser
 from tasks.settings import Data, GateSettings, RecipeSettings, StepName
-from tests.mirrors import serving
+from tests.commands import command, digits, retrain, server
+from tests.terminal import in_terminal
 
-Retrain = Callable[..., "subprocess.CompletedProcess[str]"]
+__all__ = ["digits", "server"]  # fixtures
 
 # The content of `--report-dir`.
 REPORT_FILES = ["comment.md", "junit.xml", "report.html", "report.json", "report.md", "report.schema.json"]
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.cli.main", *arguments]
-
-
-def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), env={**os.environ, **environment}, capture_output=True, text=True, timeout=150, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A store that a first run with a temporary server has filled, and the finished process of that run."""
-    store = tmp_path_factory.mktemp("digits") / "store"
-    return store, retrain("run", "--dataset", "digits", "--store", str(store))
-
-
-@pytest.fixture
-def server(prefect_server: None) -> dict[str, str]:
-    """The environment with which a command uses the server of the tests instead of starting one."""
-    from prefect.settings import PREFECT_API_URL
-
-    return {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
-
-
 def test_a_run_ends_with_a_summary(digits: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     store, done = digits
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().startswith("PUBLISHED digits version 1: accuracy 0.")
-    for part in (
-        "95 % interval",
-        "No champion yet.",
-        "pass  accuracy lower bound",
-        "train",
-        f"model   {store}/models/digits/versions/1",
-    ):
+    verdict = " ".join(done.stdout.split("\n\n")[-1].split())
+    assert verdict.startswith("PUBLISHED digits version 1: accuracy 0.")
+    assert verdict.endswith("No champion yet.")
+    assert "95 % interval" in verdict
+    for part in ("pass  accuracy lower bound", "  train  ", f"{store}/models/digits/versions/1\n"):
         assert part in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert told.count("10 of 10 classes have test images") == 1, "the gate is told once"
     assert "epoch 20/20" in done.stderr
     assert "oneDNN" not in done.stderr, "TensorFlow starts quietly"
     assert "Traceback" not in done.stderr
-    report = done.stdout.rsplit("report  ", 1)[1].strip()
+    (report,) = re.findall(r"\S+/report\.html", done.stdout)
     assert Path(report).read_text().startswith("<!doctype html>")
 
 
@@ -78,8 +54,13 @@ def test_a_second_run_reuses_everything_and_never_imports_tensorflow(
 ) -> None:
     done = retrain("run", "--dataset", "digits", "--store", str(digits[0]), PYTHONPROFILEIMPORTTIME="1", **server)
     assert done.returncode == 0
-    assert "UNCHANGED: digits version 1 is this model already" in done.stdout
+    assert done.stdout.split("\n\n")[-1].startswith("UNCHANGED: digits version 1 is this model already")
     assert "7 reused" in done.stdout
+    code, shown = in_terminal(command("run", "--dataset", "digits", "--store", str(digits[0])), **server)
+    assert code == 0
+    last, piped = (text.split("\n\n")[-1] for text in (shown, done.stdout))
+    assert last.split() == piped.split(), "the verdict is last in a terminal too"
+    assert "\x1b" not in shown
     imported = [line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
     assert "prefect" in imported
     assert not {"tensorflow", "keras", "sklearn", "matplotlib", "boto3"} & set(imported)
@@ -101,21 +82,6 @@ def test_a_rejected_run_exits_with_3_and_its_report_is_copied(
     assert json.loads((tmp_path / "report.json").read_text())["decision"] == outcome["decision"]
 
 
-def test_the_quick_start_falls_back_to_the_digits_and_says_so(
-    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str]
-) -> None:
-    with serving({}) as mirror:
-        closed = mirror.url
-    arguments = ("run", "--store", str(digits[0]), "--or-digits")
-    own = retrain(*arguments, RETRAIN_MIRROR=closed, **server)
-    fallback = retrain(*arguments, HTTPS_PROXY=closed, **server)
-    assert own.returncode == 1, "data of one's own are not replaced"
-    assert own.stderr.splitlines()[-1].startswith(f"retrain: cannot download mnist: {closed}: cannot connect")
-    assert fallback.returncode == 0, fallback.stderr
-    assert "no mirror of MNIST can be reached: training on scikit-learn's digits" in fallback.stderr
-    assert "digits version 1" in fallback.stdout
-
-
 def test_versions_champion_and_show_read_the_store_alone(
     digits: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,29 +92,14 @@ def test_versions_champion_and_show_read_the_store_alone(
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].split()[-1] == "champion"
     assert "generation 1" in printed
-    assert "# digits: Passed the gate" in printed
+    assert "digits: Passed the gate" in printed
+    assert main(["show", "1", *where, "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("# digits: Passed the gate")
     assert main(["show", "7", *where]) == 1
     assert main(["champion", "--store", str(digits[0])]) == 2
     errors = capsys.readouterr().err
     assert "cannot read version 7 of digits: there is no such version" in errors
     assert "there is no champion of mnist: nothing was published yet" in errors
-
-
-def test_the_lines_on_the_model_card_load_the_model(
-    digits: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    assert main(["fetch", str(folder), "--store", str(digits[0]), "--dataset", "digits"]) == 0
-    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    done = subprocess.run(
-        [sys.executable, "-c", f"{lines}\nprint(probabilities.shape, probabilities.dtype)"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "(1, 10) float32\n", done.stderr
 
 
 def test_cache_shows_step_age_and_size_and_clears_what_is_old(
@@ -184,7 +135,10 @@ def test_help_and_reading_import_neither_prefect_nor_tensorflow_nor_boto3() -> N
         (["--epochs", "0"], "cannot use --epochs '0': input should be greater than or equal to 1"),
         (["--min-accuracy", "97"], "cannot use --min-accuracy '97': input should be less than or equal to 1"),
         (["--learning-rate", "fast"], "cannot use --learning-rate 'fast': input should be a valid number"),
-        (["--dataset", "cifar"], "cannot use --dataset 'cifar': input should be 'mnist' or 'digits'"),
+        (
+            ["--dataset", "cifar"],
+            "cannot use --source 'cifar': it is no known data set (mnist, digits, ",
+        ),
         (["--store", "gs://bucket"], "cannot use the store 'gs://bucket'"),
     ],
 )
@@ -195,13 +149,6 @@ def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(
     printed = capsys.readouterr().err
     assert why in printed
     assert printed.count("\n") == 1
-
-
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["show", "--store", "."]])
-def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        main(arguments)
-    assert exited.value.code == 2
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
@@ -254,21 +201,6 @@ def test_an_override_has_to_be_said_each_time_and_needs_a_reason(
     assert "give a reason" in capsys.readouterr().err
 
 
-def test_a_rejected_model_is_published_by_override_and_the_summary_says_so(
-    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
-) -> None:
-    store = shutil.copytree(digits[0], tmp_path / "store")
-    shutil.rmtree(store / "models")  # now the trained model is cached, and not published
-    strict = ("--dataset", "digits", "--store", str(store), "--min-accuracy", "0.999")
-    done = retrain("run", *strict, "--force-publish", "the audit wants it", **server)
-    assert done.returncode == 0
-    assert "PUBLISHED digits version 1: accuracy 0." in done.stdout
-    assert "Rejected by the gate: accuracy" in done.stdout
-    assert ". Published all the same by " in done.stdout
-    assert ": the audit wants it." in done.stdout
-    assert "FAIL  accuracy  " in done.stdout
-
-
 def test_a_reader_that_goes_away_is_no_error(digits: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     show = command("show", "1", "--store", str(digits[0]), "--dataset", "digits")
     with subprocess.Popen(show, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as showing:
@@ -310,8 +242,8 @@ def test_switches_are_options_and_variables(value: str, expected: bool, monkeypa
 
 
 def test_a_switch_of_one_run_is_no_setting_of_another_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    for command in (["deploy", "--dry-run"], ["gc", "--dry-run"]):
-        assert _settings(parser().parse_args(command)).dry_run is False
+    for words in (["deploy", "--dry-run"], ["gc", "--dry-run"]):
+        assert _settings(parser().parse_args(words)).dry_run is False
 
 
 def test_a_switch_that_is_neither_yes_nor_no_is_refused(
@@ -322,26 +254,6 @@ def test_a_switch_that_is_neither_yes_nor_no_is_refused(
     assert capsys.readouterr().err.startswith(
         "retrain: cannot use RETRAIN_DRY_RUN 'perhaps': input should be a valid b"
     )
-
-
-def test_a_run_that_only_judges_says_so(
-    digits: tuple[Path, subprocess.CompletedProcess[str]], server: dict[str, str], tmp_path: Path
-) -> None:
-    where = ("--dataset", "digits", "--store", str(tmp_path / "own"))
-    versions = sorted((digits[0] / "models/digits").rglob("*"))
-    missing = retrain("run", *where, "--baseline", str(tmp_path / "mistyped"), **server)
-    assert missing.returncode == 1
-    assert missing.stderr.splitlines()[-1] == (
-        f"retrain: cannot compare with the champion of digits: there is none in {(tmp_path / 'mistyped').as_uri()}. "
-        "Publish one there first, or check the store's address."
-    )
-    done = retrain("run", *where, "--baseline", str(digits[0]), "--seed", "1", "--max-regression", "0.1", **server)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().startswith("PASSED: accuracy 0.")
-    assert "Nothing was published (--dry-run).\n" in done.stdout
-    assert "loss to champion v1" in done.stdout
-    assert sorted((digits[0] / "models/digits").rglob("*")) == versions
-    assert not (tmp_path / "own/models").exists()
 
 
 def test_a_run_that_is_killed_leaves_no_server_and_no_folder_behind(tmp_path: Path) -> None:
@@ -377,3 +289,39 @@ def _alive(process: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_user_without_a_home_runs_every_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        if not os.environ["HOME"]:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(os.environ["HOME"])
+
+    with monkeypatch.context() as patched:
+        patched.setenv("HOME", "")
+        patched.delenv("RETRAIN_HOME")
+        patched.setattr(Path, "home", no_home)
+        assert main(["cache", "--store", str(tmp_path)]) == 0
+        assert os.environ["HOME"] == "/"
+
+
+def test_a_proxy_gets_nothing_of_what_goes_to_this_machine(
+    monkeypatch: pytest.MonkeyPatch, server: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    dead = "http://127.0.0.1:9"
+    proxies = {"HTTP_PROXY": dead, "HTTPS_PROXY": dead, "http_proxy": dead, "NO_PROXY": "example.org"}
+    missing = retrain("run", "--store", str(tmp_path), "--require-champion", **server, **proxies)
+    assert missing.stderr.splitlines()[-1].startswith(
+        "retrain: cannot compare with the champion of mnist: there is none"
+    )
+
+
+def test_a_socks_proxy_without_its_package_is_one_line(server: dict[str, str], tmp_path: Path) -> None:
+    done = retrain("run", "--store", str(tmp_path), **server, ALL_PROXY="socks5://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "retrain: cannot use a SOCKS proxy: a package is missing. "
+        "Install it (pip install socksio), or unset ALL_PROXY.\n",
+    )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,16 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main
+from flows.cli.models import VERIFIED
+from flows.cli.overview import RUNS
 from tasks.registry import Registry
-from tasks.registry.documents import Manifest
+from tasks.registry.documents import Manifest, now, sha256
+from tasks.registry.looks import Look, Looks
+from tasks.report.batches import BatchesDocument, render_batches
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
+from tasks.storage.objects import LARGEST_DOCUMENT, Stored
+from tests.model_files import small_model
 
 Retrain = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +35,7 @@ def store(tmp_path: Path) -> LocalStore:
     """Two versions, the second one the champion."""
     store = LocalStore(tmp_path / "store")
     for number in (1, 2):
-        files = {"model.keras": b"model %d" % number, "report.md": b"# Report"}
+        files = {"model.keras": small_model(number), "report.md": b"# Report"}
         Registry(store, "mnist").publish(files, FACTS, f"reason {number}")
     return store
 
@@ -53,6 +63,18 @@ def test_versions_history_and_champion(retrain: Retrain) -> None:
     assert "generation 2, reason 2" in retrain("champion")[1]
 
 
+def test_the_history_counts_the_verdicts_on_the_test_images(retrain: Retrain, store: LocalStore) -> None:
+    images, labels = sha256(b"images"), sha256(b"labels")
+    facts = {"data": {"test": images, "test_labels": labels}, "decision": {"look": 3}}
+    Registry(store, "mnist").publish({"model.keras": b"third"}, facts, "reason 3")
+    assert retrain("history")[1].splitlines()[0] == "3 verdicts on the test images of version 3, whoever asked"
+    look = Look(run="a run", model="mnist", candidate=sha256(b"weights"), champion="", reference="", created=now())
+    assert Looks(store, images, labels).enter(look, 3) == 4
+    lines = retrain("history")[1].splitlines()
+    assert lines[0] == "4 verdicts on the test images of version 3, whoever asked"
+    assert lines[-1].endswith("version 3  reason 3")
+
+
 def test_a_reason_forges_no_row(retrain: Retrain, store: LocalStore) -> None:
     Registry(store, "mnist").rollback(1, "a\n   9  2026-01-01 00:00  version 9  fake\x1b[2J")
     Registry(store, "mnist").pin(1, "b\nc")
@@ -67,12 +89,126 @@ def test_a_store_without_versions_says_so(tmp_path: Path, capsys: pytest.Capture
         assert main([command, "--store", str(tmp_path / "none")]) == code
         printed, errors = capsys.readouterr()
         assert "there is nothing of mnist in file://" in errors
-        assert "(--store) and the model's name (--dataset)" in errors
+        assert "(--store) and the model's name (--model)" in errors
         assert len(errors.splitlines()) == 1
         assert "intact" not in printed
     assert main(["cache", "--store", str(tmp_path / "none")]) == 0
     assert "nothing is cached in file://" in capsys.readouterr().err
     assert main(["champion", "--store", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("versions", "history", "verify", "verify 1", "show 1", "rollback", "rollback --to 1", "pin 1", "unpin"),
+        *("fetch OUT --version 1", "compare 1 2", "compare 1"),
+    ],
+)
+def test_a_model_that_is_not_there_is_an_error_which_names_those_that_are(
+    command: str, retrain: Retrain, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Registry(store, "letters").publish({"model.keras": small_model(3), "report.md": b"# Report"}, FACTS, "first")
+    before = [entry.key for entry in store.list("")]
+    for option in ("--model", "--source", "--dataset"):
+        code, printed, errors = retrain(*command.split(), option, "digits")
+        assert (code, printed) == (1, "")
+        assert errors == (
+            f"retrain: there is nothing of digits in {store.url}: no version, no champion and no history is stored "
+            "there. It has letters, mnist: name one with --model.\n"
+        )
+    assert [entry.key for entry in store.list("")] == before
+
+
+def test_a_mistyped_model_has_no_champion(retrain: Retrain, tmp_path: Path) -> None:
+    for command in (["champion"], ["fetch", str(tmp_path / "out")]):
+        code, _, errors = retrain(*command, "--model", "minst")
+        assert code == 2
+        assert errors.startswith(
+            "retrain: there is no champion of minst: nothing was published yet. It has mnist: name"
+        )
+
+
+def run_of(store: LocalStore, run: str, age: int, **report: object) -> None:
+    """A run that was judged so many hours ago."""
+    key = f"runs/{run}/report.json"
+    store.put(key, json.dumps(report).encode())
+    store.put(f"runs/{run}/decision.json", b"{}")
+    moment = time.time() - 3600 * age
+    os.utime(store.root / key, (moment, moment))
+
+
+def test_models_lists_each_with_its_champion_and_its_last_run(retrain: Retrain, store: LocalStore) -> None:
+    Registry(store, "letters").publish({"model.keras": small_model(3), "report.md": b"# Report"}, {}, "first")
+    run_of(store, "a", 1, model="mnist", decision={"verdict": "no change"})
+    run_of(store, "b", 2, prepared={"dataset": "mnist"}, decision={"verdict": "reject"})
+    run_of(store, "c", 3, model="letters", decision={"verdict": "publish", "override": {"reason": "because"}})
+    run_of(store, "d", 4, model="shapes", prepared={"dataset": "s3://x"}, decision={"verdict": "reject"})
+    run_of(store, "e", 0, model="../mnist", decision={"verdict": "publish"})
+    run_of(store, "f", 0, model="mnist", decision={"verdict": ["publish"]})
+    store.put("runs/g/report.json", b"[" * 100_000)
+    store.put("runs/h/report.json", b"\xff")
+    store.put("runs/i/report.json", b"[1]")
+    code, printed, errors = retrain("models")
+    assert (code, errors) == (0, "")
+    moments = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d")
+    assert [" ".join(moments.sub("TIME", line).split()) for line in printed.splitlines()] == [
+        "letters version 1 accuracy unknown since TIME last run TIME published by override",
+        "mnist version 2 accuracy 0.9800 since TIME last run TIME unchanged",
+        "shapes no champion last run TIME rejected",
+    ]
+    assert len({line.index("last run") for line in printed.splitlines()}) == 1
+
+
+def test_models_shows_that_a_new_batch_was_refused(retrain: Retrain, store: LocalStore) -> None:
+    document = BatchesDocument(model="mnist", batches=(), left_out={})
+    store.put("runs/a/report.json", render_batches(document, {})["report.json"])
+    (line,) = retrain("models")[1].splitlines()
+    assert line.endswith("rejected")
+
+
+def test_models_reads_no_more_than_the_newest_runs(
+    retrain: Retrain, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, read = LocalStore.get, list[str]()
+
+    def counted(store: LocalStore, key: str, limit: int) -> Stored:
+        read.append(key)
+        return get(store, key, limit)
+
+    run_of(store, "a", 50, model="mnist", decision={"verdict": "reject"})
+    for number in range(RUNS):
+        run_of(store, f"z{number}", 1, model="other", decision={"verdict": "reject"})
+    monkeypatch.setattr(LocalStore, "get", counted)
+    assert "since" in (mnist := retrain("models")[1].splitlines()[0])
+    assert mnist.endswith("last run –")
+    assert sum(key.startswith("runs/") for key in read) == RUNS
+    store.delete("runs/z0/report.json")
+    assert retrain("models")[1].splitlines()[0].endswith("rejected")
+
+
+def test_models_works_on_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(bucket)
+    for number in range(30):
+        report = {"model": f"m{number % 10}", "decision": {"verdict": "reject" if number >= 10 else "publish"}}
+        store.put(f"runs/{number:02d}/report.json", json.dumps(report).encode())
+    assert main(["models", "--store", bucket]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [f"m{number}" for number in range(10)]
+
+
+def test_models_lists_what_is_damaged_and_fails_where_nothing_is(
+    retrain: Retrain, store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Registry(store, "letters").publish({"model.keras": small_model(3), "report.md": b"# Report"}, FACTS, "first")
+    store.put("models/mnist/champion.json", b"{}")
+    code, printed, _ = retrain("models")
+    assert code == 1
+    assert printed.splitlines()[0].startswith("letters  version   1  accuracy 0.9800")
+    assert "champion.json: the file is no pointer" in printed.splitlines()[1]
+    store.put("models/x/versions/1/model.keras", b"interrupted")
+    assert retrain("models")[1].splitlines()[2].split() == ["x", "no", "champion", "last", "run", "–"]
+    assert main(["models", "--store", str(tmp_path / "none")]) == 1
+    assert "there is no model in file://" in capsys.readouterr().err
 
 
 def test_a_damaged_version_is_listed_as_such(retrain: Retrain, store: LocalStore) -> None:
@@ -87,7 +223,7 @@ def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: Loca
     assert retrain("verify") == (
         0,
         "version 1: intact\nversion 2: intact\nchampion, history and reference: intact\n"
-        f"verified mnist in {store.root}: 2 versions, 4 files, 2 generations, champion 2, reference none\n",
+        f"verified mnist in {store.root}: 2 versions, 4 files, 2 generations, champion 2, reference none\n{VERIFIED}\n",
         "",
     )
     store.put("models/mnist/versions/2/model.keras", b"altered")
@@ -105,9 +241,12 @@ def test_verify_names_what_is_bad_and_exits_with_1(retrain: Retrain, store: Loca
 def test_fetch_brings_the_champion_or_the_version_asked_for(retrain: Retrain, tmp_path: Path) -> None:
     assert retrain("fetch", str(tmp_path / "one"), "--version", "1")[0] == 0
     assert retrain("fetch", str(tmp_path / "two"))[0] == 0
-    assert [(tmp_path / name / "model.keras").read_bytes() for name in ("one", "two")] == [b"model 1", b"model 2"]
+    assert [(tmp_path / name / "model.keras").read_bytes() for name in ("one", "two")] == [
+        small_model(1),
+        small_model(2),
+    ]
     assert retrain("fetch", str(tmp_path / "two"), "--version", "1")[0] == 0
-    assert (tmp_path / "two" / "model.keras").read_bytes() == b"model 1"
+    assert (tmp_path / "two" / "model.keras").read_bytes() == small_model(1)
     with pytest.raises(SystemExit, match="2"):
         retrain("fetch", str(tmp_path / "three"), "--version", "0")
 
@@ -152,7 +291,7 @@ def test_gc_asks_and_removes_only_what_nothing_names(
     key = "models/mnist/versions/3/model.keras"
     store.put(key, b"left")
     assert retrain("gc")[1].startswith("nothing to remove")
-    assert "1 objects, 4 bytes could be removed" in retrain("gc", "--older-than", "0", "--dry-run")[1]
+    assert "1 object, 4 bytes could be removed" in retrain("gc", "--older-than", "0", "--dry-run")[1]
     code, _, errors = retrain("gc", "--older-than", "0")
     assert code == 2
     assert "Give --yes" in errors
@@ -160,8 +299,8 @@ def test_gc_asks_and_removes_only_what_nothing_names(
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
     assert "nothing was removed" in retrain("gc", "--older-than", "0")[1]
-    assert store.get(key)
-    assert "removed 1 objects" in retrain("gc", "--older-than", "0")[1]
+    assert store.get(key, LARGEST_DOCUMENT)
+    assert "removed 1 object, 4 bytes" in retrain("gc", "--older-than", "0")[1]
     assert not list(store.list("models/mnist/versions/3/"))
     assert retrain("verify")[0] == 0
 
@@ -185,7 +324,7 @@ def test_doctor_works_on_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str
 def test_facts_of_another_writer_are_no_defect(retrain: Retrain, store: LocalStore) -> None:
     others: list[dict[str, Any]] = [{}, {"metrics": None}, {"metrics": {"accuracy": "high"}, "data": 7}]
     for number, facts in enumerate(others):
-        files = {"model.keras": b"another %d" % number, "report.md": b"# Report"}
+        files = {"model.keras": small_model(7 + number), "report.md": b"# Report"}
         Registry(store, "mnist").publish(files, facts, "another writer")
     code, printed, _ = retrain("versions")
     assert code == 0

@@ -34,6 +34,7 @@ def shell(script: str, folder: Path, **environment: str) -> subprocess.Completed
         "REJECTED": f"{sys.executable} {folder / 'rejected.py'}",
         "PYTHONPATH": str(ROOT),
         "STORE": str(folder / "store"),
+        "RETRAIN_HOME": str(folder / "home"),
     }
     return subprocess.run(
         ["bash", "-c", script],
@@ -110,5 +111,5 @@ def test_in_a_folder_that_was_deleted_only_what_needs_it_fails(tmp_path: Path) -
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o500)
-    done = shell("$RETRAIN cache clear --older-than 0 --store $STORE", tmp_path, RETRAIN_HOME=str(tmp_path / "home"))
+    done = shell("$RETRAIN cache clear --older-than 0 --store $STORE", tmp_path)
     assert "Traceback" not in done.stderr

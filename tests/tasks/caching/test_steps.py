@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import base64
+import json
 import logging
+import lzma
 import os
+import pickle
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +19,7 @@ from tasks.caching.steps import Run, _first_changes, step
 from tasks.errors import ArtifactError
 from tasks.settings import home
 from tasks.storage.local import LocalStore
+from tasks.storage.verified import sealed, unsealed
 from tasks.values import Artifact, Value
 from tests.faults.proxy import Fault, proxying
 
@@ -39,6 +44,12 @@ def upper(artifact: Artifact, run: Run) -> Text:
 def read(artifact: Artifact, run: Run) -> Text:
     run.artifacts.get(artifact)
     return Text(content=artifact)
+
+
+@step()
+def write_all(texts: list[str], run: Run) -> Text:
+    each = [write.directly(text, run).content for text in texts]
+    return Text(content=run.artifacts.put(b"".join(map(run.artifacts.get, each)), "text/plain"))
 
 
 @step(checkpoints=True)
@@ -158,6 +169,194 @@ def test_a_reason_that_may_not_be_read_or_kept_does_not_end_a_run(
         assert "write: runs, the reason is not known: access is denied" in caplog.text
     else:
         assert "will not know why it runs: cannot write" in caplog.text
+
+
+def runs(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Why the step `write` ran, each time."""
+    return [line.removeprefix("write: runs, ") for line in caplog.messages if line.startswith("write: runs, ")]
+
+
+def test_a_step_without_a_task_run_is_computed_once_and_reused_by_both_ways(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = Run(id="test", url=store_url)
+    first = write.directly("one", run)  # outside of any flow
+    assert run.artifacts.get(first.content) == b"one"
+    assert write.directly("one", run) == write.kept("one", run) == first
+    assert runs(caplog) == ["for the first time in this store"]
+    assert run.steps == []
+    assert (run.computed, set(run.producers)) == ({}, {first.content.sha256})
+    caplog.clear()
+
+    def work(run: Run) -> Run:
+        assert write("one", run) == write.directly("one", run) == first
+        assert write.directly("two", run) != first
+        assert write("two", run) == write.directly("two", run)
+        assert write("three", run) == write.directly("three", run)
+        return run
+
+    other = run_with(tmp_path, work, store_url)
+    assert names(other) == [("write", True), ("write", True), ("write", False)]
+    assert runs(caplog) == ["text one → two", "text two → three"]
+    assert {each.what for each in cache_items(other.store)} == {"result"}
+    assert other.computed.keys() == {write.key(text, other) for text in ("one", "two", "three")}
+
+
+def test_both_ways_write_the_same_record(tmp_path: Path) -> None:
+    def result(key: str, run: Run) -> dict[str, Any]:
+        key = f"cache/results/{key}.json"
+        document = json.loads(unsealed(run.store.get(key, 10_000).data, "it"))
+        return {**document, "result": json.loads(document["result"]).keys() - {"at", "seconds"}}
+
+    def work(run: Run) -> Run:
+        write("one", run)
+        write.directly("two", run)
+        return run
+
+    run = run_with(tmp_path, work)
+    by_prefect, directly = (result(write.key(text, run), run) for text in ("one", "two"))
+    assert by_prefect["result"] == directly["result"] == {"value", "worker", "why"}
+    assert by_prefect.keys() == directly.keys()
+    metadata = {name: by_prefect["metadata"][name] for name in directly["metadata"]}
+    assert metadata.keys() == {"serializer", "storage_key"}
+    assert metadata["serializer"]["type"] == directly["metadata"]["serializer"]["type"]
+    assert metadata["storage_key"].lstrip("/") == write.key("one", run)
+    assert directly["metadata"]["storage_key"] == write.key("two", run)
+
+
+@pytest.mark.parametrize("damage", ["altered", "no result", "artifact lost"])
+def test_a_damaged_result_is_computed_again_without_a_task_run(
+    damage: str, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = Run(id="test", url=store_url)
+    first = write.directly("one", run)
+    (entry,) = run.store.list("cache/results/")
+    if damage == "artifact lost":
+        for store in (run.store, LocalStore(home() / "cache")):
+            for each in [each for each in store.list("") if each.key.endswith(first.content.sha256)]:
+                store.delete(each.key)
+    else:
+        run.store.put(entry.key, b"damaged" if damage == "altered" else sealed(b"{}"))
+    caplog.clear()
+    assert write.directly("one", run) == first
+    assert "write: its cached result cannot be used and is computed anew" in caplog.text
+    assert runs(caplog) == ["its cached result is gone or damaged"]
+    assert run.artifacts.get(first.content) == b"one"
+    assert write.kept("one", run) == first
+
+
+def test_a_refreshed_step_is_computed_without_a_task_run(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run = Run(id="test", url=store_url)
+    write.directly("one", run)
+    again = Run(id="again", url=store_url, refresh=["write"])
+    assert write.directly("one", again) == write.kept("one", run)
+    assert runs(caplog)[1:] == ["a refresh was asked for"]
+
+
+def test_a_result_that_cannot_be_cached_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "results").write_text("a file where a folder has to be")
+    run = Run(id="test", url=str(tmp_path))
+    assert run.artifacts.get(write.directly("one", run).content) == b"one"
+    assert "write: its result is not cached: cannot write" in caplog.text
+
+
+def test_what_the_function_raises_is_raised_and_not_cached(store_url: str) -> None:
+    run = Run(id="test", url=store_url)
+    with pytest.raises(ArtifactError, match="not in the store"):
+        upper.directly(Artifact(sha256="0" * 64, size=1, media_type="text/plain"), run)
+    assert not list(run.store.list(""))
+
+
+def test_a_lost_artifact_is_computed_again_by_the_step_that_needs_many(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost while the step is at work, after it was verified."""
+    caplog.set_level(logging.INFO)
+
+    def work(run: Run) -> None:
+        first, lost = write.directly("a", run).content, write.directly("b", run).content
+        read = run.artifacts.get
+
+        def lose_once(artifact: Artifact) -> bytes:
+            if artifact == first and run.producers.keys() > {first.sha256, lost.sha256}:
+                monkeypatch.setattr(run.artifacts, "get", read)
+                for store in (run.store, LocalStore(home() / "cache")):
+                    for each in [each for each in store.list("") if each.key.endswith(lost.sha256)]:
+                        store.delete(each.key)
+            return read(artifact)
+
+        monkeypatch.setattr(run.artifacts, "get", lose_once)
+        whole = write_all(["a", "b", "c"], run)
+        assert read(whole.content) == b"abc"
+        assert names(run) == [("write_all", False)]
+
+    run_with(tmp_path, work, store_url)
+    assert "write_all: an input was lost and is computed again" in caplog.text
+    assert len(runs(caplog)) == 4
+
+
+class Touch:
+    """Unpickled, it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    [
+        {"type": "pickle"},
+        {"type": "pickle", "picklelib": "pickle"},
+        {"type": "compressed/pickle"},
+        {"type": "json", "object_decoder": "tests.tasks.caching.test_steps.decoded"},
+        {"type": "json", "jsonlib": "tests.tasks.caching.test_steps"},
+    ],
+)
+def test_no_cached_result_names_what_reads_it(
+    serializer: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect would unpickle it, or call any function, for whoever may write to the store."""
+    run = run_with(tmp_path, lambda run: (write("one", run), run)[1])
+    (entry,) = run.store.list("cache/results/")
+    blob = pickle.dumps(Touch(tmp_path / "executed"))
+    if serializer["type"] == "compressed/pickle":
+        blob = lzma.compress(base64.b64encode(blob))
+    # JSON and base64 at once: a decoder of base64 skips the quotation marks.
+    value = {"path": str(tmp_path / "executed")} if serializer["type"] == "json" else base64.b64encode(blob).decode()
+    text = json.dumps(value)
+    hostile = {"metadata": {"serializer": serializer, "storage_key": "a"}, "result": text}
+    run.store.put(entry.key, sealed(json.dumps(hostile).encode()))
+    again = run_with(tmp_path, lambda run: (write("one", run), run)[1])
+    assert not (tmp_path / "executed").exists()
+    assert names(again) == [("write", False)]
+    assert "write: its cached result cannot be used and is computed anew" in caplog.text
+    assert names(run_with(tmp_path, lambda run: (write("one", run), run)[1])) == [("write", True)]
+
+
+def decoded(found: dict[str, str]) -> None:
+    """Called by Prefect for each object in a result, if that may name it."""
+    Path(found["path"]).touch()
+
+
+def loads(text: str, **_: object) -> None:
+    """As `decoded`, in place of a JSON library."""
+    decoded(json.loads(text))
+
+
+def test_a_result_of_another_step_is_computed_again(tmp_path: Path) -> None:
+    run = run_with(tmp_path, lambda run: (write("one", run), run)[1])
+    (entry,) = run.store.list("cache/results/")
+    hostile = json.loads(unsealed(run.store.get(entry.key, entry.size).data, "it"))
+    hostile["result"] = hostile["result"].replace('"content"', '"contents"')
+    run.store.put(entry.key, sealed(json.dumps(hostile).encode()))
+    assert names(run_with(tmp_path, lambda run: (write("one", run), run)[1])) == [("write", False)]
 
 
 def test_of_many_changes_the_first_are_said() -> None:

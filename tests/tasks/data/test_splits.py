@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from tasks.data.arrays import Bytes, Split, from_npy, scale, to_npy
-from tasks.data.splits import flatten, hold_out, statistics
+from tasks.data.content import split_by_content
+from tasks.data.splits import divide, hold_out, statistics
 from tasks.errors import DataError
 
 
 def split(count: int = 100, classes: int = 10, seed: int = 0) -> Split:
     random = np.random.default_rng(seed)
-    return flatten(random.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % classes).astype(np.uint8))
+    return Split(random.integers(0, 256, (count, 784), np.uint8), (np.arange(count) % classes).astype(np.uint8))
 
 
 def test_what_training_sees_is_float32_rows_from_0_to_1() -> None:
@@ -22,16 +23,6 @@ def test_what_training_sees_is_float32_rows_from_0_to_1() -> None:
     assert scaled.dtype == np.float32
     assert scaled.tolist() == [[0.0, pytest.approx(0.2), 1.0]]
     assert split().images.shape == (100, 784)
-
-
-def test_rows_keep_the_order_of_the_pixels() -> None:
-    images = np.arange(2 * 28 * 28).astype(np.uint8).reshape(2, 28, 28)
-    assert np.array_equal(flatten(images, np.zeros(2, np.uint8)).images[1], images[1].ravel())
-
-
-def test_more_images_than_labels_are_refused() -> None:
-    with pytest.raises(DataError, match="3 images, 2 labels"):
-        flatten(np.zeros((3, 28, 28), np.uint8), np.zeros(2, np.uint8))
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=2, max_side=9)))
@@ -66,13 +57,33 @@ def test_a_validation_split_too_small_for_every_class_is_refused() -> None:
 def test_statistics_count_each_class_and_describe_the_scaled_pixels() -> None:
     images = np.zeros((4, 784), np.uint8)
     images[0] = 255
-    result = statistics(Split(images, np.array([0, 1, 1, 1], np.uint8)), 2, "train")
+    result = statistics(Split(images, np.array([0, 1, 1, 1], np.uint8)), "ab", "train")
     assert result.per_class == (1, 3)
     assert (result.mean, result.minimum, result.maximum) == (0.25, 0.0, 1.0)
 
 
+def test_a_class_that_the_content_gives_no_test_image_is_refused_with_what_helps() -> None:
+    some = Split(np.random.default_rng(0).integers(0, 256, (200, 16), np.uint8), np.zeros(200, np.uint8))
+    training, test = (part.images for part in split_by_content(some))
+    images = np.concatenate([training[:3], test[:2], training[3:5]])
+    why = (
+        r"cannot make a test split for class few: .* and none of its 2 is a test image; 2 classes "
+        r"have none\. Add images of it \(43 are nearly always enough\), or give a test split of your own"
+    )
+    with pytest.raises(DataError, match=why):
+        divide(Split(images, np.array([0, 0, 2, 0, 0, 1, 1], np.uint8)), None, ("many", "few", "one"))
+    with pytest.raises(DataError, match=r"for class b: .* and none of its 2 is a training image\. Add"):
+        divide(Split(images, np.array([0, 0, 0, 1, 1, 0, 0], np.uint8)), None, "ab")
+
+
+def test_a_class_whose_training_images_are_all_test_images_is_named() -> None:
+    images, labels = np.arange(64, dtype=np.uint8).reshape(4, 16), np.array([0, 0, 1, 1], np.uint8)
+    with pytest.raises(DataError, match="each training image of class b stands in the test split too, and is left out"):
+        divide(Split(images, labels), Split(images[1:], labels[1:]), "ab")
+
+
 def test_data_that_cannot_be_learned_from_are_refused() -> None:
     with pytest.raises(DataError, match="class 9 has none"):
-        statistics(split(classes=9), 10, "train")
+        statistics(split(classes=9), "0123456789", "train")
     with pytest.raises(DataError, match="every pixel is 0"):
-        statistics(Split(np.zeros((10, 784), np.uint8), np.arange(10, dtype=np.uint8)), 10, "test")
+        statistics(Split(np.zeros((10, 784), np.uint8), np.arange(10, dtype=np.uint8)), "0123456789", "test")

@@ -49,6 +49,6 @@ def test_the_spread_is_told_in_words_and_on_the_page() -> None:
     shown = example()
     rendered = shown.with_candidate(spread=spread).render()
     assert "| 7    | 0.9800   | the median: judged |" in rendered.markdown.decode()
-    assert b"<td>0.9700</td>" in rendered.html
+    assert b">0.9700</td>" in rendered.html
     assert formatting.spread_line(spread).encode() in rendered.html
     assert b"Seeds" not in shown.render().markdown

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import DeviceError
+from tasks.errors import DeviceError, UsageError
 from tasks.learning import device
 from tasks.learning.device import describe, require, resolve
 from tasks.values import DeviceKind
@@ -57,13 +57,41 @@ def test_the_arithmetic_is_what_onednn_chooses(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, "require_backend", lambda: None)  # JAX is not installed
     monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     device.CPUINFO.write_text(CPUINFO.format(flags))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert resolve("cpu").arithmetic == f"{expected} on AuthenticAMD/25/17"
     monkeypatch.setenv("XLA_FLAGS", " --xla_cpu_max_isa=AVX  --xla_dump_to=/tmp")
-    flags = "--xla_cpu_max_isa=AVX --xla_dump_to=/tmp"
+    flags = "--xla_cpu_max_isa=AVX"
     assert resolve("cpu").arithmetic == f"{expected} on AuthenticAMD/25/17 {flags}"
+
+
+def test_one_thread_is_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5})
+    several = resolve("cpu")
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "4")
+    assert resolve("cpu") == several
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    one = resolve("cpu")
+    assert one.arithmetic == f"{several.arithmetic}, one thread"
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "0")
+    assert resolve("cpu") == several
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3})
+    assert resolve("cpu") == one
+
+
+def test_flags_of_xla_count_also_in_a_file_and_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_cuda_data_dir=/usr --xla_gpu_autotune_level=0")
+    assert resolve("gpu", "pool").arithmetic == "tensorflow --xla_gpu_autotune_level=0"
+    (tmp_path / "flags").write_text("--xla_cpu_enable_fast_math=true\n")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "flags"))
+    assert resolve("cpu").arithmetic.endswith(" --xla_cpu_enable_fast_math=true")
+    monkeypatch.setenv("XLA_FLAGS", str(tmp_path / "missing"))
+    with pytest.raises(UsageError, match=r"cannot read XLA_FLAGS .*No such file"):
+        resolve("cpu")
 
 
 def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +103,16 @@ def test_another_machine_is_asked_for_what_the_run_expects(monkeypatch: pytest.M
     other = DeviceKind(kind="cpu", arithmetic="tensorflow, AVX on another")
     with pytest.raises(DeviceError, match=r"cannot train on this CPU: .* the waiting run with tensorflow, AVX on"):
         require(other)
+
+
+def test_a_run_and_a_worker_without_the_backends_package_are_told_before_they_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = resolve("cpu")
+    monkeypatch.setenv("KERAS_BACKEND", "no_such_backend")
+    for begin in (lambda: resolve("auto"), lambda: resolve("gpu", "pool"), lambda: require(expected)):
+        with pytest.raises(DeviceError, match=r"the package no_such_backend \(KERAS_BACKEND\) is not installed"):
+            begin()
 
 
 def a_gpu_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

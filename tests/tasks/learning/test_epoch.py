@@ -28,7 +28,7 @@ def test_it_trains_as_plain_keras_does_on_the_same_batches(count: int) -> None:
         model.compile("rmsprop", "categorical_crossentropy", metrics=["accuracy"])
         results.append([])
         for order in orders:
-            images, labels = split.images[order], one_hot(split.labels[order])
+            images, labels = split.images[order], one_hot(split.labels[order], 10)
             fit_options = fit_arguments(split, order, **sizes) if model is ours else {"x": images, "y": labels, **sizes}
             history = model.fit(**fit_options, shuffle=False, verbose=0).history
             results[-1].append((history["loss"][-1], history["accuracy"][-1]))
@@ -38,4 +38,4 @@ def test_it_trains_as_plain_keras_does_on_the_same_batches(count: int) -> None:
 
 
 def test_labels_become_rows_of_one_1() -> None:
-    assert one_hot(np.array([3, 0], np.uint8)).tolist() == [[0.0] * 3 + [1.0] + [0.0] * 6, [1.0] + [0.0] * 9]
+    assert one_hot(np.array([3, 0], np.uint8), 10).tolist() == [[0.0] * 3 + [1.0] + [0.0] * 6, [1.0] + [0.0] * 9]

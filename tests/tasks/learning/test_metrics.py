@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from tasks.data.arrays import from_npz, to_npz
-from tasks.errors import TrainingError
+from tasks.errors import ModelFileError, TrainingError
 from tasks.learning.metrics import score
 from tasks.learning.model_file import to_bytes
 from tasks.learning.network import build
 from tasks.learning.predictions import predict
 from tasks.values import Artifact
+from tests.model_files import model_of, small_model
 
 PREDICTIONS = Artifact(sha256="0" * 64, size=1, media_type="application/x-npz")
 
@@ -21,7 +22,7 @@ def network(bias: float = 0.0) -> Any:
     import keras
 
     keras.utils.set_random_seed(0)
-    model = build(784)
+    model = build((28, 28), 10)
     model.layers[-1].bias.assign(np.full(10, bias, np.float32))
     return model
 
@@ -36,7 +37,19 @@ def test_probabilities_are_those_of_the_model_for_scaled_images() -> None:
 
 
 def test_outputs_that_are_not_probabilities_are_an_error() -> None:
+    model = network()
+    model.layers[0].kernel.assign(np.full((784, 512), 3e38, np.float32))
     with pytest.raises(TrainingError, match="not probabilities"):
+        predict(to_bytes(model), np.full((2, 784), 255, np.uint8))
+    negative = np.array([[1, -1] + [0] * 8], np.float32).repeat(784, axis=0), np.eye(10, dtype=np.float32)[9], "linear"
+    with pytest.raises(TrainingError, match="not probabilities"):
+        predict(model_of(negative), np.full((2, 784), 255, np.uint8))
+
+
+def test_a_model_for_other_images_is_an_error() -> None:
+    with pytest.raises(ModelFileError, match="it takes 9 pixels instead of 784"):
+        predict(small_model(inputs=9), np.zeros((2, 784), np.uint8))
+    with pytest.raises(ModelFileError, match="a weight is not a finite number"):
         predict(to_bytes(network(math.nan)), np.zeros((2, 784), np.uint8))
 
 

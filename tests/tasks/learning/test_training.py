@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_do() -> Non
 def test_a_loss_that_grows_beyond_guessing_is_divergence(losses: list[float], broken: bool) -> None:
     history = [Epoch(loss=loss, accuracy=0.1, seconds=1) for loss in losses]
     if not broken:
-        return _require_no_divergence(history)
+        return _require_no_divergence(history, 10)
     with pytest.raises(TrainingError, match=r"broke down in epoch 2: the loss grew from .*Use a lower"):
-        _require_no_divergence(history)
+        _require_no_divergence(history, 10)
     return None

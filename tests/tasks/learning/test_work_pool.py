@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import ArtifactCreate, WorkPoolCreate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from deployments import setup
+from deployments.deploy import Target
 from flows.retrain import retrain
 from tasks.caching.steps import Run
 from tasks.errors import ArtifactError, DispatchError, TrainingCrashed
 from tasks.learning import work_pool
 from tasks.learning.plan import TrainingPlan
 from tasks.learning.work_pool import submit_all, train_on_pool
-from tasks.running import liveness, server
+from tasks.running import liveness, prefect_artifacts, server
 from tasks.settings import Data, Recipe, Settings
 from tasks.train import train
-from tasks.values import Artifact, DeviceKind, Examples
+from tasks.values import NPY, Artifact, DeviceKind, Examples
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.prefect_proxy import behind_proxy
 
@@ -48,18 +50,20 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[SyncPrefectClient]:
 def ready(client: SyncPrefectClient) -> None:
     """The deployments are there, and the server takes a worker of the pool for alive."""
     if not client.read_deployments():
-        setup.apply(Settings(), "cpu", "s3://models/prod")
+        setup.apply([Target(Settings(), "cpu", "s3://models/prod")])
     client.send_worker_heartbeat("retrain-training", "stand-in")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run(id="run", url=str(tmp_path))
+    return Run(id="run", url=str(tmp_path), series="mnist")
 
 
 def plan(images: Artifact, labels: Artifact, **recipe: int) -> TrainingPlan:
     examples = Examples(images=images, labels=labels)
-    return TrainingPlan(examples=examples, validation=None, recipe=Recipe(epochs=7, **recipe), device=CPU)
+    return TrainingPlan(
+        examples=examples, validation=None, shape=(28, 28), recipe=Recipe(epochs=7, **recipe), device=CPU
+    )
 
 
 def stored(run: Run) -> tuple[Artifact, Artifact]:
@@ -72,16 +76,21 @@ def handed_over(run: Run) -> bool:
     return train_on_pool(plan(*stored(run)), "pool", run)
 
 
-def meanwhile(client: SyncPrefectClient, *states: State[Any]) -> threading.Thread:
-    """What a worker would do with the next run."""
+def meanwhile(client: SyncPrefectClient, *states: State[Any], says: Sequence[str] = ()) -> threading.Thread:
+    """What a worker would do with the next run, and what that shows before the last state."""
 
     def play() -> None:
         known = {each.id for each in trainings(client)}
         while not (new := [each for each in trainings(client) if each.id not in known]):
             time.sleep(0.05)
-        assert new[0].name == "7 epochs, seed 0"
-        for state in states:
+        assert new[0].name == "mnist, 7 epochs, seed 0"
+        for number, state in enumerate(states, 1):
+            if says and number == len(states):
+                text = "\n".join(["```text", *says, "```"])
+                shown = ArtifactCreate(key="train-mnist-worker", type="markdown", data=text, flow_run_id=new[0].id)
+                client.create_artifact(shown)
             client.set_flow_run_state(new[0].id, state, force=True)
+            time.sleep(0.3 if says else 0)
 
     thread = threading.Thread(target=play, daemon=True)  # a failed test starts no run
     thread.start()
@@ -157,6 +166,61 @@ def test_what_a_training_came_to(client: SyncPrefectClient, run: Run) -> None:
 
 
 @pytest.mark.usefixtures("ready")
+def test_the_waiting_run_says_what_the_training_does(
+    client: SyncPrefectClient, run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(work_pool, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(work_pool, "REPEAT_SECONDS", 60.0)  # what is said just before the end is repeated too
+    caplog.set_level(logging.INFO, "retrain")
+    says = ["started on attic, the CPU", "resumes after epoch 1 of 2", "100 % epoch 2/2  loss 0.1  accuracy 0.9"]
+    done: State[Any] = Completed(message="2 epochs on the CPU")
+    thread = meanwhile(client, Pending(), Running(), done, says=says)
+    assert handed_over(run)
+    thread.join()
+    lines = [record.getMessage() for record in caplog.records if record.name == "retrain.train"]
+    assert lines == [
+        f"train: handed to the work pool retrain-training as the run {last_run(client).id}",
+        "train: waits for a worker of the work pool retrain-training",
+        "train: a worker has taken it and starts its process",
+        "train: its process runs",
+        *(f"train: {line}" for line in says),
+        "train: ended as Completed, 2 epochs on the CPU",
+    ]
+
+
+@pytest.mark.usefixtures("ready")
+@pytest.mark.parametrize("kind", ["reset", "hang"])
+def test_what_the_training_says_neither_ends_nor_delays_the_wait(
+    kind: Kind,
+    client: SyncPrefectClient,
+    run: Run,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(work_pool, "REPEAT_SECONDS", 0.1)
+    monkeypatch.setattr(work_pool, "REPEAT_AT_MOST", 0.2)
+    monkeypatch.setattr(prefect_artifacts, "LONGEST_WAIT", 0.2)
+    proxy.faults.append(Fault(kind, path="artifacts", times=None))
+    start = time.monotonic()
+    thread = meanwhile(client, Running(), Completed())
+    assert handed_over(run)
+    assert time.monotonic() - start < 10
+    thread.join()
+    if kind == "reset":
+        assert caplog.text.count("train: cannot show what the training run logs") == 1
+
+
+def test_lines_are_repeated_once() -> None:
+    lines = ["started", "epoch 1", "epoch 2"]
+    assert work_pool.lines_after("", lines) == lines
+    assert work_pool.lines_after("epoch 1", lines) == ["epoch 2"]
+    assert work_pool.lines_after("epoch 2", lines) == []
+    assert work_pool.lines_after("cut off", lines) == lines
+    assert work_pool.lines_after("epoch 1", []) == []
+
+
+@pytest.mark.usefixtures("ready")
 def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectClient, run: Run) -> None:
     plans = [plan(*stored(run), seed=seed) for seed in range(3)]
     known = {each.id for each in trainings(client)}
@@ -164,24 +228,24 @@ def test_several_are_started_at_once_and_waited_for_in_turn(client: SyncPrefectC
     def started() -> dict[str, FlowRun]:
         new = [each for each in trainings(client) if each.id not in known]
         children = {str(each.name): each for each in new}
-        assert set(children) == {"7 epochs, seed 0", "7 epochs, seed 1", "7 epochs, seed 2"}
+        assert set(children) == {"mnist, 7 epochs, seed 0", "mnist, 7 epochs, seed 1", "mnist, 7 epochs, seed 2"}
         assert len(new) == len(children), "none is started twice"
         return children
 
     with submit_all(plans, run):
         children = started()
-        client.set_flow_run_state(children["7 epochs, seed 0"].id, Completed(), force=True)
-        client.set_flow_run_state(children["7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
+        client.set_flow_run_state(children["mnist, 7 epochs, seed 0"].id, Completed(), force=True)
+        client.set_flow_run_state(children["mnist, 7 epochs, seed 1"].id, Failed(message="no memory"), force=True)
         assert train_on_pool(plans[0], "pool", run)
         with pytest.raises(DispatchError, match="failed: no memory"):
             train_on_pool(plans[1], "pool", run)
-    assert cast(Any, started()["7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
+    assert cast(Any, started()["mnist, 7 epochs, seed 2"].state).name == "Cancelled", "nobody waits for it any more"
     assert not run.submitted
 
 
 @pytest.mark.usefixtures("ready")
 def test_a_failure_for_want_of_an_artifact_names_the_artifact(client: SyncPrefectClient, run: Run) -> None:
-    lost = Artifact(sha256="0" * 64, size=1, media_type="x")
+    lost = Artifact(sha256="0" * 64, size=1, media_type=NPY)
     thread = meanwhile(client, Failed(message="an artifact is missing"))
     with pytest.raises(ArtifactError) as caught:
         train_on_pool(plan(lost, lost), "pool", run)

@@ -16,7 +16,7 @@ from tasks.registry import Registry
 from tasks.registry.documents import Pointer, encode, identity, now, sha256
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
-from tasks.storage.objects import Entry, Stored
+from tasks.storage.objects import LARGEST_DOCUMENT, Entry, Stored
 from tasks.storage.probe import Capabilities
 from tests.tasks.registry.racing import race
 
@@ -45,7 +45,7 @@ def registry(store: ObjectStore, capabilities: Capabilities) -> Registry:
 
 
 def snapshot(store: ObjectStore) -> dict[str, bytes]:
-    return {entry.key: store.get(entry.key).data for entry in store.list("")}
+    return {entry.key: store.get(entry.key, LARGEST_DOCUMENT).data for entry in store.list("")}
 
 
 def champion_version(registry: Registry) -> int | None:
@@ -100,7 +100,7 @@ def test_the_history_holds_every_pointer_there_was(store: ObjectStore, registry:
     first, second = [entry.key for entry in store.list("models/mnist/history/")]
     assert "/00000001-v1-" in first
     assert "/00000002-v2-" in second
-    assert store.get(second).data == store.get("models/mnist/champion.json").data
+    assert store.get(second, LARGEST_DOCUMENT).data == store.get("models/mnist/champion.json", LARGEST_DOCUMENT).data
     assert [pointer.version for pointer in registry.history()] == [1, 2]
     assert registry.history()[-1] == registry.champion()
 
@@ -127,8 +127,11 @@ class KilledAfterWrites:
     def __init__(self, store: ObjectStore, mutations: int) -> None:
         self._store, self._left, self.url = store, mutations, store.url
 
-    def get(self, key: str) -> Stored:
-        return self._store.get(key)
+    def get(self, key: str, limit: int) -> Stored:
+        return self._store.get(key, limit)
+
+    def etag(self, key: str) -> str:
+        return self._store.etag(key)
 
     def put(self, key: str, data: bytes) -> None:
         self._live()
@@ -197,7 +200,10 @@ def test_a_publish_killed_after_any_write_is_completed_by_the_next(
     assert (receipt.version, receipt.champion) == (2, 2)
     assert registry.versions() == [1, 2]
     assert len(history(store)) == 2
-    assert store.get("models/mnist/champion.json").data == store.get(history(store)[-1]).data
+    assert (
+        store.get("models/mnist/champion.json", LARGEST_DOCUMENT).data
+        == store.get(history(store)[-1], LARGEST_DOCUMENT).data
+    )
     assert not registry.verify_champion()
 
     registry.publish({"model.keras": b"third"}, FACTS, "third")
@@ -403,9 +409,9 @@ class Counting(KilledAfterWrites):
         super().__init__(store, -1)
         self.requests = 0
 
-    def get(self, key: str) -> Stored:
+    def get(self, key: str, limit: int) -> Stored:
         self.requests += 1
-        return super().get(key)
+        return super().get(key, limit)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         self.requests += 1
@@ -422,8 +428,8 @@ class AlteringReads(KilledAfterWrites):
         super().__init__(store, -1)
         self._reads = 0
 
-    def get(self, key: str) -> Stored:
-        stored = super().get(key)
+    def get(self, key: str, limit: int) -> Stored:
+        stored = super().get(key, limit)
         self._reads += 1
         return stored if self._reads % 2 == 0 or "json" in key else Stored(stored.data[::-1] + b"X", stored.etag)
 
@@ -483,7 +489,10 @@ def _read_all(registry: Registry) -> None:
 def test_a_manifest_put_in_anothers_place_is_refused(store: ObjectStore, registry: Registry) -> None:
     for files in (FIRST, SECOND):
         registry.publish(files, FACTS, "better")
-    store.put("models/mnist/versions/2/manifest.json", store.get("models/mnist/versions/1/manifest.json").data)
+    store.put(
+        "models/mnist/versions/2/manifest.json",
+        store.get("models/mnist/versions/1/manifest.json", LARGEST_DOCUMENT).data,
+    )
     with pytest.raises(RegistryError, match=r"2/manifest\.json: the file is another version's"):
         registry.manifest(2)
 
@@ -639,10 +648,10 @@ class CompetingEntry(LocalStore):
         """From now on the other's entry vanishes right before it is read."""
         self._vanishing = True
 
-    def get(self, key: str) -> Stored:
+    def get(self, key: str, limit: int) -> Stored:
         if self._vanishing and key == self._other:
             self.delete(key)
-        return super().get(key)
+        return super().get(key, limit)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         if prefix == "models/mnist/history/" and any(super().list(self._other)):
@@ -711,7 +720,10 @@ def test_only_a_whole_version_is_pinned(store: ObjectStore, registry: Registry) 
 def test_a_damaged_pin_is_an_error_until_it_is_replaced(store: ObjectStore, registry: Registry) -> None:
     registry.publish(FIRST, FACTS, "first")
     registry.pin(1, "why")
-    store.put("models/mnist/reference.json", store.get("models/mnist/reference.json").data.replace(b"why", b"who"))
+    store.put(
+        "models/mnist/reference.json",
+        store.get("models/mnist/reference.json", LARGEST_DOCUMENT).data.replace(b"why", b"who"),
+    )
     with pytest.raises(RegistryError, match=r"reference\.json: the file was altered"):
         registry.pinned()
     registry.pin(1, "again")
@@ -777,10 +789,10 @@ class Refusing(KilledAfterWrites):
         super().__init__(store, -1)
         self._word, self._reads, self._written = word, reads, False
 
-    def get(self, key: str) -> Stored:
+    def get(self, key: str, limit: int) -> Stored:
         if self._reads and self._written and self._word in key:
             raise StoreError("cannot read", "503", "Wait.")
-        return super().get(key)
+        return super().get(key, limit)
 
     def put(self, key: str, data: bytes) -> None:
         self._refuse(key)
@@ -901,7 +913,7 @@ def test_verify_notices_what_was_deleted(store: ObjectStore, registry: Registry)
 def test_an_older_pointer_put_back_is_named_with_its_remedy(store: ObjectStore) -> None:
     registry = Registry(store, "mnist", POINTER)
     registry.publish(FIRST, FACTS, "first")
-    backup = store.get("models/mnist/champion.json").data
+    backup = store.get("models/mnist/champion.json", LARGEST_DOCUMENT).data
     registry.publish(SECOND, FACTS, "second")
     store.put("models/mnist/champion.json", backup)
     (problem,) = registry.verify_champion()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from tasks.data.arrays import Bytes, Probabilities
+from tasks.data.arrays import Bytes, Labels, Probabilities, label_type
 from tasks.gate.candidate import Candidate
 from tasks.gate.checks import CandidateResults, decide
 from tasks.gate.comparison import compare
@@ -17,6 +18,9 @@ from tasks.report import Rendered, render
 from tasks.report.facts import Document, Facts, build_document
 from tasks.settings import Gate, Recipe
 from tasks.values import (
+    KERAS,
+    NPY,
+    NPZ,
     Artifact,
     Device,
     Epoch,
@@ -30,8 +34,12 @@ from tasks.values import (
 )
 
 CLASSES = 10
+DIGITS = tuple(map(str, range(CLASSES)))
 GATE = Gate(min_accuracy=0.85, min_accuracy_lower_bound=0.85, min_class_recall=0.5)
-EMPTY = Artifact(sha256="0" * 64, size=0, media_type="application/x-npy")
+
+
+def empty(media_type: str) -> Artifact:
+    return Artifact(sha256="0" * 64, size=0, media_type=media_type)
 
 
 class Example(NamedTuple):
@@ -40,7 +48,7 @@ class Example(NamedTuple):
     facts: Facts
     images: Bytes
     probabilities: Probabilities
-    labels: Bytes
+    labels: Labels
 
     @property
     def document(self) -> Document:
@@ -69,19 +77,48 @@ def rendered(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bo
     return example(wrong, images, epochs, validation).render()
 
 
-def predicted(guesses: Bytes, labels: Bytes, epochs: int = 3, validation: bool = False) -> Example:
+def own(names: tuple[str, ...], shape: tuple[int, ...] = (32, 32), each: int = 20, champion: bool = False) -> Example:
+    """A model of somebody's own data, `letters`, of which some classes are rarer than others and one in 7 is wrong.
+
+    With `champion` beside one that gets others wrong.
+    """
+    numbers = np.concatenate([np.full(each - label % 7, label) for label in range(len(names))])
+    labels = numbers.astype(label_type(len(names)))
+    step = 1 + np.arange(len(labels)) % 3
+    wrong = [((np.arange(len(labels)) + offset) % 7 == 0) * step for offset in (0, 3)]
+    guesses, others = (((labels + added) % len(names)).astype(labels.dtype) for added in wrong)
+    sample, old = (predicted(each, labels, classes=names, shape=shape) for each in (guesses, others))
+    candidate = sample.facts.candidate
+    prepared = candidate.prepared.model_copy(update={"dataset": "", "leaked": 12})
+    sample = sample.with_candidate(model="letters", prepared=prepared)
+    comparison = compare(7, labels, old.probabilities, sample.probabilities) if champion else None
+    return sample._replace(facts=sample.facts.model_copy(update={"comparison": comparison}))
+
+
+def predicted(
+    guesses: Labels,
+    labels: Labels,
+    epochs: int = 3,
+    validation: bool = False,
+    classes: tuple[str, ...] = DIGITS,
+    shape: tuple[int, ...] = (28, 28),
+) -> Example:
     """A model with these guesses."""
     count = len(labels)
     confidence = np.linspace(0.5, 0.95, count, dtype=np.float32)
-    probabilities = np.tile(((1 - confidence) / (CLASSES - 1))[:, None], (1, CLASSES)).astype(np.float32)
+    probabilities = np.tile(((1 - confidence) / (len(classes) - 1))[:, None], (1, len(classes))).astype(np.float32)
     probabilities[np.arange(count), guesses] = confidence
-    images = np.random.default_rng(0).integers(0, 256, (count, 784), dtype=np.uint8)
-    return Example(_facts(probabilities, labels, epochs, validation), images, probabilities, labels)
+    images = np.random.default_rng(0).integers(0, 256, (count, math.prod(shape)), dtype=np.uint8)
+    facts = _facts(probabilities, labels, epochs, validation, classes, shape)
+    return Example(facts, images, probabilities, labels)
 
 
-def _results(evaluation: Evaluation, probabilities: Probabilities, labels: Bytes) -> CandidateResults:
+def _results(
+    evaluation: Evaluation, probabilities: Probabilities, labels: Labels, classes: tuple[str, ...]
+) -> CandidateResults:
     loaded = LoadBack(images=len(labels), same=len(labels))
-    return CandidateResults(evaluation, probabilities.argmax(axis=1).astype(np.uint8), labels, loaded)
+    guesses = probabilities.argmax(axis=1).astype(labels.dtype)
+    return CandidateResults(evaluation, guesses, labels, loaded, classes=classes)
 
 
 def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
@@ -93,16 +130,23 @@ def with_champion(wrong: int = 40, champion_wrong: int = 30) -> Example:
     return sample._replace(facts=sample.facts.model_copy(update={"comparison": comparison}))
 
 
-def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation: bool) -> Facts:
-    evaluation = score(probabilities, labels, EMPTY)
+def _facts(
+    probabilities: Probabilities,
+    labels: Labels,
+    epochs: int,
+    validation: bool,
+    classes: tuple[str, ...],
+    shape: tuple[int, ...],
+) -> Facts:
+    evaluation = score(probabilities, labels, empty(NPZ))
     return Facts(
         candidate=Candidate(
-            prepared=_prepared(labels, validation),
+            prepared=_prepared(labels, validation, classes, shape),
             recipe=Recipe(epochs=epochs),
             trained=_trained(epochs, validation),
             evaluation=evaluation,
         ),
-        decision=decide(_results(evaluation, probabilities, labels), None, None, GATE),
+        decision=decide(_results(evaluation, probabilities, labels, classes), None, None, GATE),
         provenance=Provenance(
             code="abc123",
             python="3.11.7",
@@ -114,12 +158,19 @@ def _facts(probabilities: Probabilities, labels: Bytes, epochs: int, validation:
     )
 
 
-def _prepared(labels: Bytes, validation: bool) -> Prepared:
-    counts = tuple(int(count) for count in np.bincount(labels, minlength=CLASSES))
+def _prepared(labels: Labels, validation: bool, classes: tuple[str, ...], shape: tuple[int, ...]) -> Prepared:
+    counts = tuple(int(count) for count in np.bincount(labels, minlength=len(classes)))
     split = Statistics(images=len(labels), per_class=counts, mean=0.13, minimum=0, maximum=1)
     names = ["test", "train", *(["validation"] if validation else [])]
-    examples = Examples(images=EMPTY, labels=EMPTY)
-    return Prepared(dataset="mnist", train=examples, test=examples, statistics=dict.fromkeys(names, split))
+    examples = Examples(images=empty(NPY), labels=empty(NPY))
+    return Prepared(
+        dataset="mnist",
+        shape=shape,
+        classes=classes,
+        train=examples,
+        test=examples,
+        statistics=dict.fromkeys(names, split),
+    )
 
 
 def _trained(epochs: int, validation: bool) -> Trained:
@@ -134,7 +185,7 @@ def _trained(epochs: int, validation: bool) -> Trained:
         for number in range(1, epochs + 1)
     )
     return Trained(
-        model=EMPTY,
+        model=empty(KERAS),
         weights_digest="f" * 64,
         parameters=407_050,
         history=history,

@@ -94,7 +94,7 @@ ERROR = StoreError("cannot <script>\n# x", "the disk \0 is full", "Do.")
 
 
 def test_an_error_is_no_markup() -> None:
-    assert ci.error_summary(ERROR).splitlines()[-1] == "cannot \\<script> # x: the disk \0 is full. Do."
+    assert ci.error_summary(ERROR).splitlines()[-1] == r"cannot \<script>\\n# x: the disk \\x00 is full. Do."
 
 
 def test_an_error_is_a_failed_test_case_and_a_comment() -> None:
@@ -104,9 +104,9 @@ def test_an_error_is_a_failed_test_case_and_a_comment() -> None:
         assert (element.get("tests"), element.get("failures"), element.get("errors")) == ("1", "0", "1")
     (error,) = result.findall("testcase/error")
     assert error.get("type") == "StoreError"
-    assert "the disk \ufffd is full. Do." in (error.get("message") or "")
+    assert r"the disk \x00 is full. Do." in (error.get("message") or "")
     text = ci.error_comment(ERROR, "https://ci/job/7")
-    assert text.startswith("## 💥 retrain failed\n\ncannot \\<script> # x: ")
+    assert text.startswith("## 💥 retrain failed\n\ncannot \\<script>\\\\n# x: ")
     assert text.endswith("\n\n[The job](https://ci/job/7)\n")
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from tasks.report import formatting, markdown
+from tasks.report import ci, formatting, markdown
 from tasks.report.figures import pictures
-from tasks.report.html import _gauge
+from tasks.report.html import gauge
+from tasks.report.model_card import model_card
 from tasks.values import Check, Decision
 from tests.tasks.report.examples import example
 
@@ -71,8 +74,8 @@ def test_the_headline_names_every_failure() -> None:
 
 
 @given(NUMBERS, NUMBERS)
-def test_a_gauge_shows_value_and_limit_in_their_order(value: float, limit: float) -> None:
-    result = _gauge(check(value, limit))
+def test_agauge_shows_value_and_limit_in_their_order(value: float, limit: float) -> None:
+    result = gauge(check(value, limit))
     assert 0 <= result["value"] <= 100
     assert 0 <= result["limit"] <= 100
     if abs(value - limit) > 0.01 * max(abs(value), abs(limit), 0.01):
@@ -87,12 +90,51 @@ def test_hostile_text_breaks_no_table(text: str) -> None:
     assert len(result.splitlines()) == 3
 
 
-@given(st.text())
-def test_hostile_text_is_no_markup(text: str) -> None:
-    result = formatting.plain(text)
-    unescaped = result.replace("\\\\", "").replace("\\<", "").replace("\\[", "").replace("\\`", "")
-    assert not set("<[`") & set(unescaped)
-    assert len(result.splitlines()) <= 1
+# What a name may have that Markdown or a forge knows.
+HOSTILE = (
+    "@team @org/team #12 owner/repo#1 GH-7 !3 ` `` | \\ <b> <!-- * _ ~~ $x$ [a](b) ![ &#64; &amp; a é "
+    "https://github.com/a/b/issues/1 www.github.com/a/b/pull/2"
+)
+PIECES = st.sampled_from([*HOSTILE.split(" "), " ", "\n"])
+MENTIONS = re.compile(r"@\w|#\d|!\d|\bGH-\d|github\.com/a/b/", re.IGNORECASE)
+
+
+@given(st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join))
+def test_hostile_text_is_no_markup_and_mentions_nobody(text: str) -> None:
+    paragraphs = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = paragraphs.parse(f"Class {formatting.plain(text)} is.")
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    children = tokens[1].children or []
+    assert {child.type for child in children} <= {"text", "text_special"}
+    seen = "".join(child.content for child in children)
+    assert not MENTIONS.search(seen)
+    expected = f"Class {' '.join(text.split())} is.".replace("\0", "\ufffd")
+    assert seen.replace("\u200b", "") == expected.replace("\u200b", "")
+
+
+@given(st.lists(PIECES | st.text(max_size=3), max_size=8).map("".join).filter(str.strip))
+def test_a_hostile_class_name_mentions_nobody_in_any_markdown(name: str) -> None:
+    made = example().document
+    classes = (name, *made.prepared.classes[1:]) if made.prepared.classes else (name, *"123456789")
+    sentence = f"class {name} is the weakest"
+    checks = tuple(row.model_copy(update={"sentence": sentence}) for row in made.decision.checks)
+    document = made.model_copy(
+        update={
+            "prepared": made.prepared.model_copy(update={"classes": classes, "dataset": ""}),
+            "decision": made.decision.model_copy(update={"checks": checks, "remark": sentence}),
+        }
+    )
+    pages = [markdown.markdown(document), ci.comment(document, "", ""), ci.summary(document, "")]
+    pages.append(model_card(document).decode().partition("\n---\n")[2])
+    for page in [*pages, markdown.run_page(document, {})]:
+        rendered = [
+            child.content
+            for token in MarkdownIt("commonmark").enable("table").parse(page)
+            if token.type == "inline"
+            for child in token.children or []
+            if child.type != "code_inline"
+        ]
+        assert not [text for text in rendered if MENTIONS.search(text)]
 
 
 @pytest.mark.parametrize("validation", [False, True])

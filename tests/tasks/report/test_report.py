@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.gate.comparison import compare
-from tasks.report import html
+from tasks.report import ci, html
 from tasks.report.facts import MISTAKES, Document, Facts
 from tasks.report.figures import calibration_svgs, curve_svgs
+from tasks.report.model_card import model_card
 from tests.tasks.report.examples import CLASSES, Example, example, predicted, rendered, with_champion
 
 VOID = {"meta", "link", "img", "br"}
@@ -225,6 +227,38 @@ def test_every_epoch_is_told(epochs: int) -> None:
     assert f"| {epochs} ".encode() in report.markdown
     assert f"{epochs} epoch{'s' if epochs > 1 else ''}, batch".encode() in report.html
     assert report.html.count(b"1.5 s</td>") == epochs
+
+
+def test_one_epoch_is_told_in_words_and_no_chart_has_one_dot() -> None:
+    report = rendered(epochs=1, validation=True)
+    text = words_of(Page(report.html).text)
+    assert "1 epoch: loss 1.0000, accuracy 0.9000, validation loss 1.5000, validation accuracy 0.8000" in text
+    assert "Learning curves" not in text + report.run_page.decode()
+    certain = example()
+    certain = certain._replace(probabilities=np.where(certain.probabilities > 0.4, 0.95, 0.005).astype(np.float32))
+    page = Page(certain.render().html)
+    assert "All the images are in one, 0.933 to 1.000: mean probability 0.9500" in page.text
+    assert len(page.named("svg")) == 2, "the two learning curves"
+
+
+def test_one_of_something_is_no_plural() -> None:
+    one = re.compile(r"(?<![\d.,/])1 (epochs|images|test images|seeds|mistakes|things|parameters|bins)\b")
+    report = predicted(np.array([1], np.uint8), np.array([0], np.uint8), epochs=1).render()
+    document = Document.model_validate_json(report.data)
+    document = document.model_copy(update={"trained": document.trained.model_copy(update={"parameters": 1})})
+    forms = [
+        words_of(Page(report.html).text),
+        report.html.decode(),
+        report.markdown.decode(),
+        ci.comment(document, "", ""),
+    ]
+    for form in (*forms, ci.summary(document, ""), model_card(document).decode(), ci.junit(document).decode()):
+        sentences = [check.sentence for check in document.decision.checks]  # the gate's own
+        for sentence in sentences:
+            form = form.replace(sentence, "")
+        assert one.findall(form) == []
+    assert "1 train image" in report.html.decode()
+    assert "1 of 1 test image is wrong" in model_card(document).decode()
 
 
 @pytest.mark.parametrize(("wrong", "shown"), [(0, 0), (1, 1), (29, 29), (30, 30), (200, MISTAKES)])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tasks.gate.comparison import compare
-from tasks.publish import manifest_facts
+from tasks.report.facts import manifest_facts
 from tasks.report.version_comparison import Pair, html, markdown, sections
 from tests.tasks.report.examples import example, with_champion
 
@@ -15,12 +15,19 @@ def facts(wrong: int = 40, **changes: Any) -> dict[str, Any]:
 
 
 def pair(old: dict[str, Any], new: dict[str, Any]) -> Pair:
-    return Pair("mnist", 3, 4, old, new, with_champion().facts.comparison)
+    return Pair("mnist", "version 3", "version 4", old, new, with_champion().facts.comparison)
 
 
 def test_a_version_differs_from_itself_in_nothing() -> None:
     same = example()
-    result = Pair("mnist", 3, 3, facts(), facts(), compare(3, same.labels, same.probabilities, same.probabilities))
+    result = Pair(
+        "mnist",
+        "version 3",
+        "version 3",
+        facts(),
+        facts(),
+        compare(3, same.labels, same.probabilities, same.probabilities),
+    )
     assert list(sections(result)) == ["Measured", "Gate"]
     assert {row["change"] for rows in sections(result).values() for row in rows} == {"+0", "+0.0000"}
     assert "images:" not in markdown(result)
@@ -49,7 +56,7 @@ def test_a_manifest_of_another_time_has_gaps_and_no_more() -> None:
     result = sections(pair({"metrics": {"accuracy": 0.98}}, facts()))
     assert result["Measured"][0]["version 3"] == "0.9800"
     assert {row["version 3"] for row in result["Gate"]} == {"–"}
-    assert {row["version 3"] for row in result["Recipe"]} == {"–"}
+    assert {row["version 3"] for row in result["Recipe"]} == {"not recorded"}
 
 
 def test_markdown_and_page_tell_the_images_won_and_lost() -> None:
@@ -71,7 +78,7 @@ def test_without_the_images_the_page_names_them() -> None:
 
 
 def test_other_test_images_are_not_compared() -> None:
-    result = Pair("mnist", 3, 4, facts(), facts())
+    result = Pair("mnist", "version 3", "version 4", facts(), facts())
     assert "They were not tested on the same images" in markdown(result)
     assert "Images lost and won" not in html(result, np.zeros((1, 784), np.uint8)).decode()
 

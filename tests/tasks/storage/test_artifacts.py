@@ -44,6 +44,7 @@ SPOILED = [
     (lambda store, name: store.delete(name), "not in the store"),
     (lambda store, name: store.put(name, DATA[:-1]), "2,19[89]"),
     (lambda store, name: store.put(name, b"X" + DATA[1:]), "altered"),
+    (lambda store, name: store.put(name, DATA * 100), "220,000"),
 ]
 
 
@@ -68,7 +69,7 @@ def test_putting_the_bytes_again_heals_the_store(
     assert Artifacts(store, tmp_path / "fourth").get(artifact) == DATA
 
 
-@pytest.mark.parametrize("spoiled", [None, DATA[:-1], b"X" + DATA[1:]])
+@pytest.mark.parametrize("spoiled", [None, DATA[:-1], b"X" + DATA[1:], DATA * 100])
 def test_a_damaged_local_copy_is_fetched_anew(
     bucket: str, tmp_path: Path, spoiled: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,5 +110,5 @@ def test_copies_that_cannot_be_kept_are_a_warning(
 def test_a_copy_that_cannot_be_read_is_fetched(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifacts = Artifacts(open_store(bucket), tmp_path)
     artifact = artifacts.put(DATA, "text/plain")
-    monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr("os.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     assert artifacts.get(artifact) == DATA

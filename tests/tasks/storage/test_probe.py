@@ -16,7 +16,7 @@ from tasks.errors import KeyConflict, NotOffered, StoreError
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import Entry, Stored
-from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, race
+from tasks.storage.probe import RUN_FOLDERS, Capabilities, check, folders_of_run, race
 from tests.faults.proxy import Fault, proxying
 
 
@@ -34,21 +34,28 @@ def test_the_check_leaves_nothing_behind(store: ObjectStore) -> None:
     assert not list(store.list(""))
 
 
-@pytest.mark.parametrize("folder", [*RUN_FOLDERS, "models/digits/"])
+@pytest.mark.parametrize("folder", [*RUN_FOLDERS, "models/digits/", "batches/digits/"])
 @pytest.mark.parametrize("method", ["PUT", "GET", "DELETE"])
 def test_every_folder_that_a_run_writes_is_tried_before_any_work(
     bucket: str, s3_server: str, folder: str, method: str
 ) -> None:
+    folders = folders_of_run("digits", judges_only=False, grows=True)
     with proxying(s3_server) as proxy:
         denied = Fault("status", method, f"/{folder}", times=None, status=403, code="AccessDenied")
         proxy.faults.append(denied)
         store = open_store(bucket)
         check(store)
         with pytest.raises(StoreError, match=f"{bucket}/{folder}probe/.* access is denied"):
-            check(store, (*RUN_FOLDERS, "models/digits/"))
+            check(store, folders)
         proxy.faults.remove(denied)
-        check(store, (*RUN_FOLDERS, "models/digits/"))
+        check(store, folders)
         assert [entry.key.startswith(folder) for entry in store.list("")] == [True] * (method == "DELETE")
+
+
+def test_a_run_tries_the_folders_of_what_it_may_write() -> None:
+    assert folders_of_run("digits", judges_only=True) == RUN_FOLDERS
+    assert folders_of_run("digits", judges_only=False) == (*RUN_FOLDERS, "models/digits/")
+    assert folders_of_run("digits", judges_only=True, grows=True) == (*RUN_FOLDERS, "batches/digits/")
 
 
 def lacking(call: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +140,12 @@ class Never(LocalStore):
 class Unquoted(LocalStore):
     """A store whose conditions hold for tags without quotes only, though it returns them with quotes."""
 
-    def get(self, key: str) -> Stored:
-        stored = super().get(key)
+    def get(self, key: str, limit: int) -> Stored:
+        stored = super().get(key, limit)
         return stored._replace(etag=f'"{stored.etag}"')
+
+    def etag(self, key: str) -> str:
+        return f'"{super().etag(key)}"'
 
     def _tag(self, key: str) -> str | None:
         tag = super()._tag(key)

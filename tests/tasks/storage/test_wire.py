@@ -19,6 +19,7 @@ from botocore.config import Config
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, StoreError, UsageError
 from tasks.storage import ObjectStore, open_store
+from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.storage.probe import check
 from tasks.storage.s3 import ATTEMPTS, CONFIG, FIRST_ANSWER, SMALL, client
 from tests import s3, tls
@@ -101,7 +102,7 @@ def test_a_request_is_the_data_and_its_signature_whatever_the_user_s_settings(
         store.put("a+key", data)
         store.put_once("key", data)
         store.compare_and_swap("key", data, '"quoted"')
-        assert store.get("key").data == data
+        assert store.get("key", LARGEST_DOCUMENT).data == data
         assert not list(store.list("key"))
         store.delete("key")
     put, once, swap, get, listing, delete = sent
@@ -123,7 +124,7 @@ def test_a_request_is_the_data_and_its_signature_whatever_the_user_s_settings(
 def test_a_setting_left_out_would_be_seen_on_the_wire(pem: Path, config: Config, seen: list[set[str]]) -> None:
     with connected(pem, Reply(200), Reply(200, b"data"), config=config) as (store, sent):
         store.put("key", b"data")
-        store.get("key")
+        store.get("key", LARGEST_DOCUMENT)
     assert [differences(sent[0], b"data"), differences(sent[1])] == seen
 
 
@@ -153,7 +154,7 @@ def error_of(store: ObjectStore, verb: str = "write") -> str:
     """The error of a failing request without its first part; checks that it is one line."""
     requests: dict[str, Callable[[], object]] = {
         "write": lambda: store.put("key", b"data"),
-        "read": lambda: store.get("key"),
+        "read": lambda: store.get("key", LARGEST_DOCUMENT),
         "list": lambda: list(store.list("key")),
         "delete": lambda: store.delete("key"),
     }
@@ -430,7 +431,7 @@ def test_what_a_server_answers_is_one_line_with_the_next_step(
 def test_a_missing_object_is_no_failure_to_a_read_and_nothing_to_a_delete(pem: Path, answer: Reply) -> None:
     with connected(pem, answer) as (store, _):
         with pytest.raises(KeyMissing):
-            store.get("key")
+            store.get("key", LARGEST_DOCUMENT)
         store.delete("key")
 
 
@@ -490,7 +491,7 @@ def test_a_server_that_refuses_checksums_gets_none(bucket: str, s3_server: str, 
         store = open_store(bucket)
         assert check(store) == expected
         store.put("key", b"data")
-        assert store.get("key").data == b"data"
+        assert store.get("key", LARGEST_DOCUMENT).data == b"data"
         assert [request.status for request in proxy.requests].count(400) == 1
 
 
