@@ -50,9 +50,9 @@ SIDE, COMPARED, AT_ONCE = 32, 2000, 4096
 # Tables drawn for the distribution of chi-squared, in blocks; batches whose pixels tell the dispersion.
 BLOCKS, BLOCK, RECENT = 10, 1000, 30
 
-# Kolmogorov's distribution squared has the mean π² / 12 and the variance of a scaled chi-squared distribution with five
-# degrees of freedom: 2 / (7π⁴ / 720 / (π² / 12)² - 1) = 5.0.
-KOLMOGOROV_MEAN, KOLMOGOROV_DEGREES = math.pi**2 / 12, 5
+# Kolmogorov's distribution squared has the mean π² / 12, and beyond one in 1,000 nearly the tail of a chi-squared
+# distribution with four degrees of freedom and that mean.
+KOLMOGOROV_MEAN, KOLMOGOROV_DEGREES = math.pi**2 / 12, 4
 
 PAIR = np.dtype([("high", np.uint64), ("low", np.uint64)])
 
@@ -318,14 +318,13 @@ def _pixel_statistics(
     for number in range(2):
         reference = before[:, number]
         squared, size = _smirnov(measured[distinct, number], labels[distinct], reference, theirs)
-        dispersion, degrees = 1.0, math.inf
+        dispersion = 1.0
         if len(batches) > 1:
             each = [(batch == one, batch != one) for one in batches]
             pairs = [_smirnov(reference[one], theirs[one], reference[rest], theirs[rest]) for one, rest in each]
             beyond = max(0.0, float(np.mean([pair[0] for pair in pairs])) / KOLMOGOROV_MEAN - 1)
             dispersion = 1 + beyond * max(1.0, size / max(float(np.mean([pair[1] for pair in pairs])), 1.0))
-            degrees = KOLMOGOROV_DEGREES * (len(batches) - 1)
-        found.append((_kolmogorov_p(squared / dispersion, degrees), number, dispersion))
+        found.append((_smirnov_p(squared, dispersion, len(batches)), number, dispersion))
     smallest, number, dispersion = min(found)
     p, name = min(1.0, 2 * smallest), ("brightness", "contrast")[number]
     middle, usual = np.median(measured[:, number]), np.median(before[:, number])
@@ -368,15 +367,25 @@ def _smirnov(values: Floats, labels: Indices, others: Floats, their_labels: Indi
     return float(np.abs(steps[ends]).max() ** 2 * size), float(size)
 
 
-def _kolmogorov_p(squared: float, degrees: float) -> float:
-    """Kolmogorov's tail, 2 exp(-2 x²), averaged over a dispersion estimated with so many degrees of freedom."""
-    if math.isinf(degrees):
+def _smirnov_p(squared: float, dispersion: float, batches: int) -> float:
+    """Kolmogorov's tail, 2 exp(-2 x²); beside several earlier batches the F test.
+
+    What is beyond chance is one number of a batch, such as the lamp of its day, and so one degree of freedom.
+    """
+    from scipy.stats import f
+
+    if batches < 2:
         return min(1.0, 2 * math.exp(-2 * squared))
-    return min(1.0, 2 * math.pow(1 + 4 * squared / degrees, -degrees / 2))
+    degrees = 1 + (KOLMOGOROV_DEGREES - 1) / dispersion
+    return float(f.sf(squared / KOLMOGOROV_MEAN / dispersion, degrees, degrees * (batches - 1)))
 
 
 def _labels(new: NewBatch, champion: Champion, limit: float) -> Row:
-    """Fisher's exact test, one-sided: does the champion contradict these labels more often than its test images'?"""
+    """Fisher's exact test, one-sided: does the champion contradict these labels more often than its test images'?
+
+    Twice the smaller p-value of two questions: where it is sure, which tells a few wrong labels of a good champion, and
+    everywhere, which tells many of a small batch.
+    """
     from scipy.stats import hypergeom
 
     classes = len(champion.classes)
@@ -389,16 +398,19 @@ def _labels(new: NewBatch, champion: Champion, limit: float) -> Row:
     numbers = {name: number for number, name in enumerate(champion.classes)}
     labels = np.array([numbers.get(name, -1) for name in new.classes], np.intp)[new.labels]
     confidence = champion.predicted.max(axis=1)
-    sure = (confidence >= SURE) & (labels >= 0)
-    wrong = sure & (champion.predicted.argmax(axis=1) != labels)
-    before = champion.test_predicted.max(axis=1) >= SURE
-    wrong_before = before & (champion.test_predicted.argmax(axis=1) != champion.test_labels)
-    a, n, b, m = (int(each.sum()) for each in (wrong, sure, wrong_before, before))
-    p = float(hypergeom.sf(a - 1, n + m, a + b, n)) if a else 1.0
-    sentence = (
-        f"{champion.name} contradicts {a:,} of the {n:,} labels where it is sure, {b:,} of {m:,} of its test images; "
-        f"p = {p:.2g} (Fisher)"
-    )
+    wrong = (labels >= 0) & (champion.predicted.argmax(axis=1) != labels)
+    wrong_before = champion.test_predicted.argmax(axis=1) != champion.test_labels
+    confidence_before = champion.test_predicted.max(axis=1)
+    found: list[tuple[float, str]] = []
+    for least, where in ((SURE, " where it is sure"), (0.0, "")):
+        asked, asked_before = (labels >= 0) & (confidence >= least), confidence_before >= least
+        a, n = int((wrong & asked).sum()), int(asked.sum())
+        b, m = int((wrong_before & asked_before).sum()), int(asked_before.sum())
+        p = float(hypergeom.sf(a - 1, n + m, a + b, n)) if a else 1.0
+        found.append((p, f"{a:,} of the {n:,} labels{where}, {b:,} of {m:,} of its test images"))
+    smallest, contradicted = min(found, key=lambda each: each[0])
+    p = min(1.0, 2 * smallest)
+    sentence = f"{champion.name} contradicts {contradicted}; p = {p:.2g} (Fisher)"
     shown = np.flatnonzero(wrong)
     return _check("labels", p, limit, sentence), shown[np.argsort(-confidence[shown], kind="stable")]
 

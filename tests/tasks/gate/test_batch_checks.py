@@ -21,10 +21,10 @@ from tasks.gate.batch_checks import (
     _cells,
     _chi_squared_p,
     _dispersion,
-    _kolmogorov_p,
     _nearest,
     _none_of,
     _smirnov,
+    _smirnov_p,
     check_batch,
 )
 from tasks.settings import BatchLimits
@@ -282,11 +282,18 @@ def test_without_weights_the_distance_is_smirnovs(some: list[int], others: list[
     assert squared == pytest.approx(distance**2 * size, abs=1e-12)
 
 
-def test_the_tail_is_kolmogorovs_and_a_dispersion_that_is_known_well_changes_nothing() -> None:
-    assert _kolmogorov_p(1.95**2, np.inf) == pytest.approx(kstwobign.sf(1.95), rel=1e-6)
-    assert _kolmogorov_p(1.95**2, 1e7) == pytest.approx(kstwobign.sf(1.95), rel=1e-4)
-    assert _kolmogorov_p(1.95**2, 5) > 0.05
-    assert _kolmogorov_p(0, np.inf) == 1
+def test_the_tail_is_kolmogorovs_beside_one_batch_and_nearly_beside_very_many() -> None:
+    assert _smirnov_p(1.95**2, 1, 1) == pytest.approx(kstwobign.sf(1.95), rel=1e-6)
+    assert _smirnov_p(1.95**2, 1, 10**6) == pytest.approx(kstwobign.sf(1.95), rel=0.05)
+    assert _smirnov_p(1.95**2, 1, 2) > 0.05
+    assert _smirnov_p(0, 1, 1) == _smirnov_p(0, 3, 5) == 1
+
+
+@pytest.mark.parametrize("batches", [2, 5, 30])
+def test_the_more_the_batches_differ_the_stranger_one_must_be(batches: int) -> None:
+    ps = [_smirnov_p(4.0, dispersion, batches) for dispersion in (1, 1.5, 3, 10, 100)]
+    assert ps == sorted(ps)
+    assert _smirnov_p(4.0 * 1e6, 1e6, batches) == pytest.approx(f.sf(4.0 / (np.pi**2 / 12), 1, batches - 1), rel=1e-3)
 
 
 def test_images_of_one_class_have_usual_pixels() -> None:
@@ -312,12 +319,17 @@ def test_labels_are_judged_by_fishers_exact_test_and_the_surest_are_shown_first(
     labels[:30] = (labels[:30] + 1) % 10
     checks, shown = check_batch(new(Split(BATCHES[10].images, labels)), here.earlier, champion, LIMITS)
     (check,) = (check for check in checks if check.name == "labels")
-    sure, before = (each.max(axis=1) >= 0.95 for each in (champion.predicted, champion.test_predicted))
-    wrong = sure & (champion.predicted.argmax(axis=1) != labels)
-    wrong_before = before & (champion.test_predicted.argmax(axis=1) != champion.test_labels)
-    counts = [[wrong.sum(), (sure & ~wrong).sum()], [wrong_before.sum(), (before & ~wrong_before).sum()]]
-    table = np.array(counts, np.int64)
-    assert check.value == pytest.approx(fisher_exact(table, alternative="greater").pvalue)
+    wrong = champion.predicted.argmax(axis=1) != labels
+    wrong_before = champion.test_predicted.argmax(axis=1) != champion.test_labels
+    p_values = []
+    for least in (0, 0.95):
+        asked, before = (each.max(axis=1) >= least for each in (champion.predicted, champion.test_predicted))
+        counts = [
+            [(wrong & asked).sum(), (~wrong & asked).sum()],
+            [(wrong_before & before).sum(), (~wrong_before & before).sum()],
+        ]
+        p_values.append(fisher_exact(np.array(counts, np.int64), alternative="greater").pvalue)
+    assert check.value == pytest.approx(2 * min(p_values), rel=1e-6, abs=0)
     assert not check.passed
     assert set(shown["labels"]) <= set(np.flatnonzero(wrong))
     assert (np.diff(champion.predicted.max(axis=1)[shown["labels"]]) <= 0).all()
