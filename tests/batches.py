@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+from prefect.client.schemas.objects import State
 from sklearn.datasets import load_digits
 
+from flows.retrain import retrain
+from tasks.errors import GateRejected
+from tasks.registry import Registry
+from tasks.settings import ONE_SEED, Data, GateSettings, RecipeSettings
+from tasks.storage import open_store
+from tasks.values import Outcome
+
 NUMBER = 12
+
+MODEL = "grown"
+RECIPE = RecipeSettings(epochs=30, batch_size=32)
+GATE = GateSettings(min_accuracy=0.5, min_accuracy_lower_bound=0.4, min_class_recall=0.1, max_regression=0.2)
 
 
 class Images(NamedTuple):
@@ -19,6 +34,7 @@ class Images(NamedTuple):
     labels: NDArray[np.uint8]
 
 
+@cache
 def digits(number: int = NUMBER, seed: int = 0) -> list[Images]:
     """The digits in random order, in so many batches."""
     bunch = load_digits()
@@ -71,3 +87,48 @@ def of_one_class(content: Images) -> Images:
 def enlarged(content: Images, factor: int = 40) -> Images:
     """Pictures of 320 pixels."""
     return content._replace(images=content.images.repeat(factor, axis=1).repeat(factor, axis=2))
+
+
+class Place:
+    """A source and a store, and runs of the job on them."""
+
+    def __init__(self, folder: Path, recipe: RecipeSettings = RECIPE) -> None:
+        self.folder, self.store, self.recipe = folder / "in", str(folder / "store"), recipe
+
+    def arrive(self, number: int, content: Images | None = None) -> Path:
+        return arrive(self.folder, name(number), content or digits()[number])
+
+    def state(self, **more: Any) -> State[Outcome]:
+        data = Data(source=f"{self.folder}/*", **more.pop("data", {}))
+        options = {"device": "cpu", "seeds": ONE_SEED, "model": MODEL, "store": self.store, "gate": GATE} | more
+        return cast(State[Outcome], retrain(data, self.recipe, return_state=True, **options))
+
+    def run(self, **more: Any) -> Outcome:
+        return cast(Outcome, cast(Any, self.state(**more)).result())
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(open_store(self.store), MODEL)
+
+    def learned(self, version: int | None = None) -> list[str]:
+        """The names of the batches that the newest version, or another one, was trained on."""
+        return [each["name"] for each in self.facts(version)]
+
+    def facts(self, version: int | None = None) -> list[dict[str, Any]]:
+        """What its manifest says of them."""
+        registry = self.registry
+        manifest = registry.manifest(version or max(registry.versions()))
+        return cast(list[dict[str, Any]], manifest.fact("data", "batches"))
+
+
+def refused(state: State[Outcome]) -> dict[str, list[str]]:
+    """The names of the failed rows of each new batch, by the report of a run that a check ended."""
+    assert state.name == "Rejected", state.message
+    with pytest.raises(GateRejected) as error:
+        cast(Any, state.result())
+    address = str(state.message).rpartition("Report: ")[2].strip().removeprefix("file://")
+    report = json.loads(Path(address).with_name("report.json").read_text())
+    assert error.value.outcome is None
+    return {
+        each["batch"]: [check["name"] for check in each["checks"] if not check["passed"]] for each in report["batches"]
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,22 +10,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from prefect.client.schemas.objects import State
 
 from flows.retrain import retrain
 from tasks import check_batches
-from tasks.errors import DataError, GateRejected, UsageError
+from tasks.errors import DataError, UsageError
 from tasks.learning import predictions
-from tasks.registry import Registry
-from tasks.settings import ONE_SEED, BatchLimits, Data, GateSettings, RecipeSettings
+from tasks.settings import BatchLimits, Data
 from tasks.storage import open_store
 from tasks.values import Outcome
 from tests import batches
-from tests.batches import Images, arrive, digits, name
+from tests.batches import GATE, MODEL, RECIPE, Images, Place, arrive, digits, name, refused
 
-MODEL = "grown"
-RECIPE = RecipeSettings(epochs=30, batch_size=32)
-GATE = GateSettings(min_accuracy=0.5, min_accuracy_lower_bound=0.4, min_class_recall=0.1, max_regression=0.2)
 DIGITS = digits()
 EARLIER = 4
 
@@ -35,38 +29,6 @@ EARLIER = 4
 def predicted_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The champion's opinion too is asked in this process."""
     monkeypatch.setattr(check_batches, "predict_isolated", predictions.predict)
-
-
-class Place:
-    """A source and a store, and runs of the job on them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.store = folder / "in", str(folder / "store")
-
-    def arrive(self, number: int, content: Images | None = None) -> Path:
-        return arrive(self.folder, name(number), content or DIGITS[number])
-
-    def state(self, **more: Any) -> State[Outcome]:
-        data = Data(source=f"{self.folder}/*", **more.pop("data", {}))
-        options = {"device": "cpu", "seeds": ONE_SEED, "model": MODEL, "store": self.store, "gate": GATE} | more
-        return cast(State[Outcome], retrain(data, RECIPE, return_state=True, **options))
-
-    def run(self, **more: Any) -> Outcome:
-        return cast(Outcome, cast(Any, self.state(**more)).result())
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(open_store(self.store), MODEL)
-
-    def learned(self, version: int | None = None) -> list[str]:
-        """The names of the batches that the newest version, or another one, was trained on."""
-        return [each["name"] for each in self.facts(version)]
-
-    def facts(self, version: int | None = None) -> list[dict[str, Any]]:
-        """What its manifest says of them."""
-        registry = self.registry
-        manifest = registry.manifest(version or max(registry.versions()))
-        return cast(list[dict[str, Any]], manifest.fact("data", "batches"))
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +56,6 @@ def place(begun: Path) -> Place:
 
 def steps(outcome: Outcome) -> dict[str, bool]:
     return {step.name: step.cached for step in outcome.steps}
-
-
-def refused(state: State[Outcome]) -> dict[str, list[str]]:
-    """The names of the failed rows of each new batch, by the report of a run that a check ended."""
-    assert state.name == "Rejected", state.message
-    with pytest.raises(GateRejected) as error:
-        cast(Any, state.result())
-    address = str(state.message).rpartition("Report: ")[2].strip().removeprefix("file://")
-    report = json.loads(Path(address).with_name("report.json").read_text())
-    assert error.value.outcome is None
-    return {
-        each["batch"]: [check["name"] for check in each["checks"] if not check["passed"]] for each in report["batches"]
-    }
 
 
 def test_each_batch_is_learned_from_once_and_nothing_new_is_unchanged(place: Place) -> None:
