@@ -109,7 +109,7 @@ def retrain(
         accept_changed: Batches that may be read again, though they changed after a model had learned from them.
     """
     dry_run, model = judges_only(dry_run, baseline, force_publish), model_name(model, data.source)
-    run = Run(id=str(flow_run.id), url=store, refresh=refresh, series=_series(model, dry_run))
+    run = Run(str(flow_run.id), store, refresh, _series(model, dry_run), only_judges=dry_run)
     capabilities = check(run.store, folders_of_run(model, dry_run, has_batches(data.source)))
     versions = open_baselines(model, baseline, require_champion, capabilities, run)
     kind = resolve(device, train_on)

@@ -16,9 +16,10 @@ from prefect.states import Completed, Failed
 from tasks.caching.steps import Run
 from tasks.errors import GateRejected
 from tasks.gate.baselines import Baselines
+from tasks.model_page import enter
 from tasks.report.formatting import accuracy_line, headline, step_rows, table, verdict_line
 from tasks.running.prefect_artifacts import show_markdown, show_verdict
-from tasks.values import BatchVerdict, Decision, Outcome, Receipt, Record
+from tasks.values import BatchVerdict, Decision, Outcome, Receipt, Record, RunRow
 
 # Refused batches in one message.
 NAMED = 3
@@ -58,6 +59,7 @@ def batches_rejected(verdicts: Sequence[BatchVerdict], recorded: Record, run: Ru
         f"move its limit in [batches]. Report: {recorded.report}"
     )
     show_verdict("rejected")
+    _enter("refused", 0, recorded, run)
     return Failed(name="Rejected", message=message, data=GateRejected(message, None))
 
 
@@ -65,7 +67,9 @@ def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded
     reused = sum(step.cached for step in run.steps)
     show_markdown("steps", run.series, table(step_rows(run.steps)), f"{reused} of {len(run.steps)} steps reused")
     version = f" version {receipt.version}" if receipt else ""
-    show_verdict("unchanged" if verdict == "already published" else verdict, version)
+    shown = "unchanged" if verdict == "already published" else verdict
+    show_verdict(shown, version)
+    _enter(shown, receipt.version if receipt else 0, recorded, run)
     return Outcome(
         verdict=verdict,
         run=run.id,
@@ -75,3 +79,10 @@ def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded
         report=recorded.report,
         steps=tuple(run.steps),
     )
+
+
+def _enter(verdict: str, version: int, recorded: Record, run: Run) -> None:
+    """Enter the run on the model's page."""
+    if recorded.row and not run.only_judges:
+        row = recorded.row.model_dump() | {"verdict": verdict, "version": version}
+        enter(run.store, recorded.model, RunRow.model_validate(row))

@@ -21,6 +21,7 @@ from tasks.errors import LoadBackError, ModelFileError, RegistryError
 from tasks.gate.batch_checks import Champion, Earlier, NewBatch, check_batch
 from tasks.gate.checks import UNKNOWN
 from tasks.learning.isolated import predict_isolated
+from tasks.model_page import refused_row
 from tasks.record import more
 from tasks.registry import Registry
 from tasks.registry.registry import MODEL_FILE
@@ -112,7 +113,7 @@ def record_refused(model: str, collected: Collected, verdicts: Sequence[BatchVer
         run.store.put(f"runs/{run.id}/{path}", data)
     address = run.store.address(f"runs/{run.id}/report.html")
     show_markdown("report", run.series, f"{markdown(document)}\n{more(address)}", document.title)
-    return Record(report=address)
+    return Record(report=address, model=model, row=refused_row(run.id, document.refused))
 
 
 def _batch(name: str, digest: str, contents: BatchContents) -> Batch:

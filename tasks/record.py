@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.caching.keys import canonical
 from tasks.caching.steps import Run, step
 from tasks.gate.baselines import Baseline, Baselines
+from tasks.model_page import row_of
 from tasks.report import Rendered, with_changes
 from tasks.report.changes import changes
 from tasks.report.facts import Facts, manifest_facts
@@ -33,7 +34,7 @@ def record(facts: Facts, decision: Decision, reports: Reports, baselines: Baseli
     compare = shlex.join(["retrain", "compare", run.id, "--store", run.store.url, "--model", model])
     text = f"{rendered.run_page.decode()}\n{more(address, compare)}"
     show_markdown("report", run.series, text, f"{verdict_line(decision)}; {accuracy_line(decision)}")
-    return Record(report=address, compare=compare)
+    return Record(report=address, compare=compare, model=model, row=row_of(run.id, facts, decision))
 
 
 def complete(facts: Facts, decision: Decision, reports: Reports, champion: Baseline | None, run: Run) -> Rendered:

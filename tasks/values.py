@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from tasks.address import Address
 
@@ -410,11 +410,43 @@ class StepRun(Value):
     computed: float | None
 
 
+# Characters of a reason on the page of a model.
+LONGEST_REASON = 300
+
+
+class RunRow(Value):
+    """A run that has ended, or a rollback, as the model's page shows it.
+
+    `id` names the folder of the run's report. `version` is what it published, or what had these weights already, and
+    the champion after a rollback; 0 for none. `lower` and `upper` are the accuracy's 95 % interval. `why` is the reason
+    for a rejection, a forced publish or a rollback. `margins` are those of the gate's rows, by their names. `images`
+    are those of the training, in so many `batches` if the source grows. `seconds` is what the steps took where they
+    were computed.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,64}$")]
+    time: AwareDatetime
+    verdict: Literal["published", "unchanged", "rejected", "refused", "rollback"]
+    version: Annotated[int, Field(ge=0)] = 0
+    accuracy: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    why: Annotated[str, Field(max_length=LONGEST_REASON)] = ""
+    margins: dict[str, float] = {}
+    images: int = 0
+    batches: int = 0
+    seeds: int = 0
+    seconds: float = 0
+    device: str = ""
+
+
 class Record(Value):
-    """The address of a run's report, and the command that compares the run's model with the champion."""
+    """The address of a run's report, the command that compares its model with the champion, and its row."""
 
     report: str
     compare: str = ""
+    model: str = ""
+    row: RunRow | None = None
 
 
 class Outcome(Value):

@@ -15,6 +15,7 @@ from flows.cli.command import LONGEST, Command, days
 from flows.cli.layout import say
 from tasks.caching.inventory import cache_items, objects_of, removable
 from tasks.errors import UsageError
+from tasks.model_page import rebuild
 from tasks.registry import Registry
 from tasks.registry.garbage import garbage
 from tasks.report.formatting import count
@@ -30,7 +31,10 @@ def gc(options: argparse.Namespace) -> int:
     registry = Registry(store, options.settings.model_name)
     if nothing := registry.nothing():
         print(f"retrain: {nothing}", file=sys.stderr)
-    return _remove(store, lambda before: garbage(store, registry, before), options)
+    _remove(store, lambda before: garbage(store, registry, before), options)
+    if not nothing and not options.dry_run:
+        rebuild(store, registry.model)
+    return 0
 
 
 def cache(options: argparse.Namespace) -> int:

@@ -19,14 +19,18 @@ from flows.cli.layout import plain, say, show_markdown
 from tasks.errors import RegistryError, UsageError
 from tasks.gate.recipes import REFERENCE_SEEDS
 from tasks.learning import model_file
+from tasks.model_page import enter
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
 from tasks.registry.fetch import fetch_version
 from tasks.registry.looks import Looks, published_look
+from tasks.registry.runs import RunIndex, rollback_row
 from tasks.registry.verification import verify_everything
 from tasks.report.formatting import count
+from tasks.report.model_page import render
 from tasks.settings import ONE_SEED, Data, Settings
 from tasks.storage import open_store
+from tasks.storage.local import LocalStore
 
 VERIFIED = (
     "verified: every file has the SHA-256 that its manifest names, and model.keras is a known network without code. "
@@ -139,6 +143,7 @@ def rollback(options: argparse.Namespace) -> int:
     model, version, previous = registry.model, pointer.version, pointer.previous
     if before is None or pointer.publish_id != before.publish_id:
         say(f"the champion of {model} was version {previous} and is version {version}, {_generation(pointer)}")
+        enter(registry.store, model, rollback_row(pointer))
     elif options.to is None and getattr(options, "from") is None:
         say(
             f"nothing to do: the champion of {model} was moved from version {previous} to version {version} already, "
@@ -235,6 +240,27 @@ def _looks(registry: Registry, champion: Pointer, store: str) -> str:
     return f"{count(seen, 'verdict')} on the test images of version {manifest.version}, whoever asked"
 
 
+@_of_known_model
+def page(options: argparse.Namespace) -> int:
+    """`retrain page FILE`."""
+    registry = _registry(options)
+    lines = RunIndex(registry.store, registry.model).lines()
+    if not lines:
+        raise registry.nothing() or RegistryError(
+            f"there is no run of {registry.model} in {options.settings.store}",
+            "none has ended there",
+            "See `retrain run`.",
+        )
+    store = registry.store
+    base = f"{store.root.resolve().as_uri()}/" if isinstance(store, LocalStore) else ""
+    try:
+        options.file.write_bytes(render(registry.model, lines, base))
+    except OSError as error:
+        raise UsageError(f"cannot write {options.file}", str(error.strerror), "Give another file.") from error
+    say(f"the page of {registry.model}, {count(len(lines.splitlines()), 'run')}: {options.file}")
+    return 0
+
+
 def _print_problems(what: str, problems: list[RegistryError]) -> list[RegistryError]:
     say(f"{what}: {f'{len(problems)} bad' if problems else 'intact'}")
     for problem in problems:
@@ -321,4 +347,9 @@ COMMANDS = [
     ),
     Command(unpin, "compare candidates with the champion alone again"),
     Command(history, "list who was champion when, and why"),
+    Command(
+        page,
+        "write the page of the model, with its accuracy over versions and runs, as the store has it in index.html",
+        {"file": {"type": Path, "metavar": "FILE", "help": "the file to write, which needs no other"}},
+    ),
 ]

@@ -64,6 +64,7 @@ class Run:
         url: The store, as `open_store` takes it. Raises UsageError or StoreError if it cannot be opened.
         refresh: The steps to compute again.
         series: Names what Prefect's interface shows of it: its model, also whether it only judges ("mnist dry run").
+        only_judges: Whether it publishes nothing whatever the gate says; then the model's page does not show it.
         steps: The record of each step, in the order of execution.
         producers: By the SHA-256 of each artifact of this run, the call of the step that produced it.
         computed: By the key of each cached step, the seconds that its computation took.
@@ -76,6 +77,7 @@ class Run:
     url: str
     refresh: Collection[str] = ()
     series: str = ""
+    only_judges: bool = False
     steps: list[StepRun] = field(default_factory=list)
     producers: dict[str, Callable[[], object]] = field(default_factory=dict)
     computed: dict[str, float] = field(default_factory=dict)

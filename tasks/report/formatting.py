@@ -94,7 +94,7 @@ def headline(decision: Decision) -> str:
     """The sentences to read first: which checks failed, or which has the smallest margin; then remark and override."""
     failed = [check for check in decision.checks if not check.passed]
     if failed:
-        sentences = ["; ".join(map(_value_and_limit, failed))]
+        sentences = [failures(decision)]
     else:
         shares = [check for check in decision.checks if check.limit < 1] or list(decision.checks)
         closest = min(shares, key=lambda check: check.margin)
@@ -102,6 +102,11 @@ def headline(decision: Decision) -> str:
     more = (decision.remark, _overridden(decision), _stages(decision.stages), _look(decision.look))
     sentences += [text for text in more if text]
     return " ".join(f"{text[:1].upper()}{text[1:]}." for text in sentences)
+
+
+def failures(decision: Decision) -> str:
+    """Value and limit of each failed check."""
+    return "; ".join(_value_and_limit(check) for check in decision.checks if not check.passed)
 
 
 def _stages(stages: Sequence[Stage]) -> str:

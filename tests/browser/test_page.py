@@ -18,10 +18,14 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tasks.report import with_changes
+from tasks.report.batches import render_batches
 from tasks.report.changes import changes
 from tasks.report.facts import manifest_facts
+from tasks.report.model_page import render
 from tasks.report.version_comparison import Pair, html
 from tests.tasks.report.examples import Example, example, own, with_champion
+from tests.tasks.report.runs import lines
+from tests.tasks.report.test_batches import DOCUMENT, REFUSED, pictures
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -69,7 +73,17 @@ PAGES: dict[str, Callable[[], bytes]] = {
     "30 long names": lambda: own(names(30), (16, 16)).render().html,
     "300 classes in colour": lambda: own(names(300), (32, 32, 3), 9, champion=True).render().html,
     "two versions, own data": own_difference,
+    "a model": lambda: render("mnist", lines(60)),
+    "refused batches": lambda: refused(),
 }
+
+
+def refused() -> bytes:
+    """The report of a run whose new batches were refused, with pictures."""
+    shown = tuple(range(30))
+    verdict = REFUSED.model_copy(update={"offending": {"labels": shown}, "guesses": {"labels": ("crane",) * 30}})
+    document = DOCUMENT.model_copy(update={"batches": (*DOCUMENT.batches, verdict)})
+    return render_batches(document, {"day-8": pictures()})["report.html"]
 
 
 def one_bin() -> Example:
@@ -130,6 +144,10 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return path
 
 
+# A model's page draws itself.
+DRAWN = "document.querySelector('table') && [...document.querySelectorAll('.chart')].every(each => each.firstChild)"
+
+
 def opened(browser: Browser, path: Path, width: int, scheme: Any = "light") -> tuple[Page, list[str]]:
     """The tab, with every `details` open, and whatever it asked for or complained about."""
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -138,6 +156,7 @@ def opened(browser: Browser, path: Path, width: int, scheme: Any = "light") -> t
     tab.on("pageerror", lambda error: events.append(f"error: {error}"))
     tab.on("request", lambda request: events.append(f"request: {request.url[:100]}"))
     tab.goto(path.as_uri())
+    tab.wait_for_function(DRAWN)
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     return tab, [event for event in events if not event.startswith(("request: data:", f"request: {path.as_uri()}"))]
 

@@ -142,6 +142,8 @@ DEPENDENTS = {
     "tasks/load_back.py": {"load_back"},
     "tasks/preprocess.py": {"preprocess"},
     "tasks/report/__init__.py": {"report"},
+    "tasks/report/model_page.html": {"report"},  # lies beside the template of the report
+    "tasks/report/model_page.js": {"report"},
     "tasks/report/batches.html.jinja": {"report"},  # lies beside the template of the report
     "tasks/report/calibration.py": {"report"},
     "tasks/report/changes.py": {"report"},

@@ -1,0 +1,191 @@
+"""The index of a model's runs: what its page shows, and where each run stands for itself.
+
+    models/<model>/runs/<id>.json   a run that has ended, or a rollback: written first, and never again
+    models/<model>/runs.jsonl       all of them, a line each; the first line has the SHA-256 of the others
+    models/<model>/index.html       the page, which `tasks.model_page` writes
+
+A run that ends costs the same few requests however many there were: it writes its own file, and replaces the index by
+one with a line more, on the condition that nobody else has replaced it. Where a store ignores conditions, or a writer
+is killed between the two, a line is missing until the index is built again from the files: by `retrain gc`, or by the
+next run that sees that the index is damaged or gone. May import neither Prefect nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from tasks.errors import KeyConflict, KeyMissing, NotOffered, RegistryError, StoreError
+from tasks.registry.documents import Pointer, damaged, encode, read, sha256
+from tasks.registry.registry import Registry
+from tasks.storage.objects import LARGEST_DOCUMENT, ObjectStore
+from tasks.values import LONGEST_REASON, RunRow
+
+LOG = logging.getLogger("retrain.store")
+
+# How often a writer tries to add its line while others add theirs.
+TRIES = 20
+
+# The index has so many lines at most, the last ones: a run every hour for a year.
+MOST = 10_000
+
+# Files read at once when the index is built again.
+AT_ONCE = 16
+
+
+class RunIndex:
+    """The runs of one model in a store."""
+
+    def __init__(self, store: ObjectStore, model: str) -> None:
+        self.store, self.model, self._base = store, model, f"models/{model}/"
+
+    def key(self, path: str) -> str:
+        """The key of a file of the model."""
+        return f"{self._base}{path}"
+
+    def add(self, row: RunRow) -> str:
+        """Enter a run that has ended; all lines, oldest first. Entered twice it stands there once.
+
+        Raises:
+            StoreError: The store refused a request, or other writers were always first.
+        """
+        self.store.put(self.key(f"runs/{row.id}.json"), encode(row))
+        for _ in range(TRIES):
+            try:
+                lines, etag = self._read()
+            except (KeyMissing, RegistryError) as error:
+                if isinstance(error, RegistryError):
+                    LOG.warning("the index of the runs is built again: %s", error)
+                return self.rebuild()
+            if f'["{row.id}",' in lines:
+                return lines
+            more = _last(f"{lines}{line(row)}\n")
+            if self._replace(more, etag):
+                return more
+            time.sleep(random.uniform(0, 0.2))
+        address = self.store.address(self.key("runs.jsonl"))
+        raise StoreError(f"cannot write {address}", "other runs replaced it each time", "`retrain gc` adds the run.")
+
+    def lines(self) -> str:
+        """All lines, oldest first; "" if no run has ended. Builds the index again where it is damaged or gone.
+
+        Raises:
+            StoreError: The store refused a request.
+        """
+        try:
+            return self._read()[0]
+        except (KeyMissing, RegistryError):
+            return self._from_files()
+
+    def rebuild(self) -> str:
+        """Write the index again from the files of the runs; its lines.
+
+        Raises:
+            StoreError: The store refused a request.
+        """
+        lines = self._from_files()
+        self.store.put(self.key("runs.jsonl"), _encode(lines))
+        return lines
+
+    def rows(self) -> list[RunRow]:
+        """All runs by their files, oldest first; and the versions and rollbacks of which there is none.
+
+        A version of an earlier release of this project has no file, nor has one whose run was killed before its end.
+        """
+        base = self.key("runs/")
+        ids = [entry.key for entry in self.store.list(base) if entry.key.endswith(".json")]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            rows = [row for row in threads.map(self._row, ids) if row]
+        rows += self._without_file(rows)
+        return sorted(rows, key=lambda row: (row.time, row.verdict == "rollback", row.version, row.id))
+
+    def _row(self, key: str) -> RunRow | None:
+        try:
+            row, _ = read(self.store, RunRow, key)
+        except KeyMissing:
+            return None
+        except RegistryError as error:
+            LOG.warning("the run is left out of the model's page: %s", error)
+            return None
+        return row
+
+    def _without_file(self, rows: Iterable[RunRow]) -> Iterator[RunRow]:
+        registry = Registry(self.store, self.model)
+        rows = list(rows)
+        published = {row.version for row in rows if row.verdict == "published"}
+        for number in registry.versions():
+            if number not in published:
+                try:
+                    manifest = registry.manifest(number)
+                except RegistryError as error:
+                    LOG.warning("version %d is left out of the model's page: %s", number, error)
+                    continue
+                accuracy = manifest.accuracy
+                yield RunRow(
+                    id=f"version-{number}",
+                    time=manifest.created,
+                    verdict="published",
+                    version=number,
+                    accuracy=accuracy,
+                )
+        moves = {row.id for row in rows}
+        try:
+            history = registry.history()
+        except RegistryError as error:
+            LOG.warning("rollbacks are left out of the model's page: %s", error)
+            return
+        seen = set[int]()
+        for pointer in history:
+            if pointer.version in seen and pointer.publish_id not in moves:
+                yield rollback_row(pointer)
+            seen.add(pointer.version)
+
+    def _from_files(self) -> str:
+        return _last("".join(f"{line(row)}\n" for row in self.rows()))
+
+    def _read(self) -> tuple[str, str]:
+        """The lines and the ETag. Raises KeyMissing, and RegistryError if the index is damaged."""
+        key = self.key("runs.jsonl")
+        data, etag = self.store.get(key, LARGEST_DOCUMENT)
+        head, _, rest = data.partition(b"\n")
+        if head != f'{{"sha256":"{sha256(rest)}"}}'.encode():
+            raise damaged(self.store.address(key), "was altered")
+        return rest.decode(), etag
+
+    def _replace(self, lines: str, etag: str) -> bool:
+        """Replace the index unless another writer has; a store without conditions replaces it in any case."""
+        key, data = self.key("runs.jsonl"), _encode(lines)
+        try:
+            self.store.compare_and_swap(key, data, etag)
+        except KeyConflict:
+            if self.store.etag(key) != etag:
+                return False
+            self.store.put(key, data)  # the server compares ETags in another form
+        except NotOffered:
+            self.store.put(key, data)
+        return True
+
+
+def rollback_row(pointer: Pointer) -> RunRow:
+    """The row of a move back to an earlier version."""
+    why = pointer.reason[:LONGEST_REASON]
+    return RunRow(id=pointer.publish_id, time=pointer.moved, verdict="rollback", version=pointer.version, why=why)
+
+
+def line(row: RunRow) -> str:
+    """A JSON array of the row's fields, in their order: names in each line would be most of what is compressed."""
+    margins = dict(sorted(row.margins.items()))
+    plain = row.model_dump(mode="json") | {"margins": [list(margins), list(margins.values())]}
+    return json.dumps(list(plain.values()), separators=(",", ":"))
+
+
+def _last(lines: str) -> str:
+    return "".join(lines.splitlines(keepends=True)[-MOST:])
+
+
+def _encode(lines: str) -> bytes:
+    return f'{{"sha256":"{sha256(lines.encode())}"}}\n{lines}'.encode()
