@@ -15,7 +15,9 @@ import pytest
 from tasks.registry import Registry
 from tasks.storage import open_store
 from tests.batches import arrive, digits, name
-from tests.commands import command
+from tests.commands import command, server
+
+__all__ = ["server"]  # a fixture
 
 MODEL = "grown"
 LIMITS = ("--min-accuracy", "0.5", "--min-class-recall", "0.1", "--max-regression", "0.2", "--seeds", "1")
@@ -53,7 +55,7 @@ def history(store: str) -> list[tuple[list[str], str]]:
 def test_two_runs_that_see_the_same_new_batch_learn_from_it_once(
     store_url: str, tmp_path: Path, server: dict[str, str]
 ) -> None:
-    for number, content in enumerate(digits()[:2]):
+    for number, content in enumerate(digits(6)[:2]):
         arrive(tmp_path / "in", name(number), content)
         both = [start(tmp_path / "in", store_url, server, RETRAIN_HOME=str(tmp_path / home)) for home in ("one", "two")]
         assert {verdict(process) for process in both} == {"published", "already published"}
@@ -64,7 +66,7 @@ def test_two_runs_that_see_the_same_new_batch_learn_from_it_once(
 @pytest.mark.timeout(1200)
 def test_runs_that_are_killed_at_any_moment_change_nothing_in_the_end(tmp_path: Path, server: dict[str, str]) -> None:
     chance, disturbed, quiet = random.Random(5), f"file://{tmp_path}/disturbed", f"file://{tmp_path}/quiet"
-    for number, content in enumerate(digits()[:5]):
+    for number, content in enumerate(digits(6)[:5]):
         arrive(tmp_path / "in", name(number), content)
         assert verdict(start(tmp_path / "in", quiet, server)) == "published"
         for _ in range(2):
