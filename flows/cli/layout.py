@@ -1,7 +1,7 @@
-"""How results look in a terminal: wrapped at words to its width, Markdown rendered.
+"""How results look in a terminal: wrapped at words to its width, verdicts in colour, Markdown rendered.
 
-Elsewhere the row of a list is one line, as programs read it; escape codes are for a terminal alone, and rich obeys
-NO_COLOR. Called by the commands and by `progress`; imports no Prefect, and rich only to render.
+Elsewhere the row of a list is one line, as programs read it; escape codes are for a terminal alone, colours for one
+without NO_COLOR. Called by the commands and by `progress`; imports no Prefect, and rich only to render.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ COLUMNS = 80
 
 # The width of a line that is not wrapped, since a program reads it.
 UNWRAPPED = sys.maxsize
+
+# What is coloured in the summary of a run, and how; the names of the colours are rich's.
+COLOURS = {
+    r"(?m)^  pass\b": "green",
+    r"(?m)^  FAIL\b": "bold red",
+    r"(?m)^(PUBLISHED|PASSED|UNCHANGED)\b": "bold green",
+    r"(?m)^REJECTED\b": "bold red",
+}
 
 # Fewer columns than this beside a prefix are no room for a text.
 NARROW = 24
@@ -73,6 +81,27 @@ def show_markdown(text: str) -> None:
     with console.capture() as rendered:
         console.print(Markdown(plain(text), hyperlinks=False))
     print("\n".join(line.rstrip() for line in rendered.get().splitlines()))
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether colours may be shown there: in a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def coloured(text: str) -> str:
+    """The summary of a run, with its verdict and the gate's results in colour where standard output has any."""
+    if not has_colours(sys.stdout):
+        return text
+    from rich.console import Console
+    from rich.text import Text
+
+    shown = Text(text)
+    for words, style in COLOURS.items():
+        shown.highlight_regex(words, style)
+    console = Console(force_terminal=True, force_jupyter=False, legacy_windows=False, color_system="standard")
+    with console.capture() as captured:
+        console.print(shown, end="", soft_wrap=True)
+    return captured.get()
 
 
 def plain(text: str) -> str:

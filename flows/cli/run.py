@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from flows.cli.background import running_server
 from flows.cli.ci_job import clear_reports, write_reports
 from flows.cli.command import Command, reason
-from flows.cli.layout import UNWRAPPED, columns
+from flows.cli.layout import UNWRAPPED, coloured, columns
 from flows.cli.preload import preload
 from flows.cli.progress import show_progress
 from flows.cli.start import ends
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         outcome = rejection.outcome
     write_reports(outcome, options.report_dir)
     width = columns(sys.stdout) if sys.stdout.isatty() else UNWRAPPED
-    show(as_json(outcome) if options.json else as_text(outcome, width))
+    show(as_json(outcome) if options.json else coloured(as_text(outcome, width)))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
 

@@ -220,7 +220,10 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.nightly] * (name in ("2,000 layers", "no model"))) for name in HOSTILE],
+)
 def test_a_model_that_the_loader_refuses_is_never_verified_and_ends_no_run(
     name: str, store: Path, tmp_path: Path
 ) -> None:

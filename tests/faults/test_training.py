@@ -68,7 +68,10 @@ def uninterrupted() -> tuple[str, list[float]]:
     return weights_digest(fitted.model), [epoch.loss for epoch in fitted.history]
 
 
-@pytest.mark.parametrize(("epoch", "moment", "resumes"), [(2, "before", 1), (3, "after", 3), (5, "after", 5)])
+@pytest.mark.parametrize(
+    ("epoch", "moment", "resumes"),
+    [(2, "before", 1), pytest.param(3, "after", 3, marks=pytest.mark.nightly), (5, "after", 5)],
+)
 def test_a_training_that_is_killed_goes_on_elsewhere_and_ends_with_the_same_bits(
     tmp_path: Path, uninterrupted: tuple[str, list[float]], epoch: int, moment: str, resumes: int
 ) -> None:

@@ -19,7 +19,7 @@ from tasks.values import Check, Decision, Outcome, Receipt, StepRun
 from tests.model_files import small_model
 from tests.terminal import COLUMNS, ROWS, in_terminal
 
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+ESCAPES = re.compile(r"\x1b\[[0-9;]*[mAK]")
 LONG = "accuracy 0.9806, 95 % interval 0.9604 to 0.9905, published because the audit of the second quarter asked for it"
 REPORT = f"""# digits: Passed the gate
 
@@ -179,6 +179,38 @@ def test_progress_is_wrapped_in_a_terminal_and_one_line_elsewhere() -> None:
     piped = subprocess.run(program, capture_output=True, text=True, check=True).stderr
     assert piped.endswith(f"  {LONG}\n")
     assert piped.count("\n") == 1
+
+
+def test_how_far_a_step_is_is_a_bar_in_a_terminal_with_colours_and_a_line_elsewhere() -> None:
+    messages = ["train:  50 % epoch 1/2  loss 0.7661  accuracy 0.7879  21.8 s", "judge: Passed the gate"]
+    messages.insert(1, messages[0].replace(" 50", "100").replace("1/2", "2/2"))
+    code = (
+        f"from flows.cli.progress import LOG, show_progress; show_progress(); [LOG.info(each) for each in {messages}]"
+    )
+    program = [sys.executable, "-c", code]
+    _, shown = in_terminal(program)
+    first, second, third = shown.splitlines()
+    assert second.startswith("\x1b[1A"), "the second one replaces the first"
+    assert not third.startswith("\x1b[1A")
+    for line in (first, second, third):
+        assert len(ESCAPES.sub("", line)) < COLUMNS
+    assert re.search(r"train: \S+  50 % epoch 1/2  loss 0.7661  accuracy 0.7879", ESCAPES.sub("", first))
+    for plain in (
+        in_terminal(program, NO_COLOR="1")[1],
+        in_terminal(program, TERM="dumb")[1],
+        subprocess.run(program, capture_output=True, text=True, check=True).stderr,
+    ):
+        assert [re.sub("^\\S+  ", "", line) for line in plain.splitlines()] == messages
+
+
+def test_the_verdict_has_a_colour_in_a_terminal_alone() -> None:
+    text = "  pass  accuracy\n  FAIL  recall\n\nREJECTED: accuracy [red]0.9[/red] REJECTED"
+    program = [sys.executable, "-c", f"from flows.cli.layout import coloured; print(coloured({text!r}))"]
+    _, shown = in_terminal(program)
+    assert ESCAPES.sub("", shown) == f"{text}\n"
+    assert len(ESCAPES.findall(shown)) == 6
+    assert in_terminal(program, NO_COLOR="1")[1] == f"{text}\n"
+    assert subprocess.run(program, capture_output=True, text=True, check=True).stdout == f"{text}\n"
 
 
 def test_one_of_a_thing_is_singular() -> None:

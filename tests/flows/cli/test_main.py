@@ -56,7 +56,7 @@ def test_a_second_run_reuses_everything_and_never_imports_tensorflow(
     assert done.returncode == 0
     assert done.stdout.split("\n\n")[-1].startswith("UNCHANGED: digits version 1 is this model already")
     assert "7 reused" in done.stdout
-    code, shown = in_terminal(command("run", "--dataset", "digits", "--store", str(digits[0])), **server)
+    code, shown = in_terminal(command("run", "--dataset", "digits", "--store", str(digits[0])), NO_COLOR="1", **server)
     assert code == 0
     last, piped = (text.split("\n\n")[-1] for text in (shown, done.stdout))
     assert last.split() == piped.split(), "the verdict is last in a terminal too"
