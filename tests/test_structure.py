@@ -38,6 +38,7 @@ HEAVY = {
     "scipy",
     "onnx",
     "onnxruntime",
+    "plotille",
     "pyarrow",
     "yaml",
 }

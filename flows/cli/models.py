@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from flows.cli.command import MARKDOWN, Command, positive, reason, seeds
-from flows.cli.layout import plain, say, show_markdown
+from flows.cli.layout import columns, has_colours, plain, say, show_markdown
 from tasks.errors import RegistryError, UsageError
 from tasks.gate.recipes import REFERENCE_SEEDS
 from tasks.learning import model_file
@@ -31,6 +31,9 @@ from tasks.report.model_page import render
 from tasks.settings import ONE_SEED, Data, Settings
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
+
+# Rows of a plot, and the columns of its axis.
+PLOT_HEIGHT, BESIDE_PLOT = 12, 26
 
 VERIFIED = (
     "verified: every file has the SHA-256 that its manifest names, and model.keras is a known network without code. "
@@ -222,7 +225,31 @@ def history(options: argparse.Namespace) -> int:
     for pointer in pointers:
         prefix = f"{pointer.generation:>4}  {moment(pointer.moved)}  version {pointer.version}  "
         say(pointer.reason, prefix)
+    if options.plot:
+        print(_curve(registry))
     return 0
+
+
+def _curve(registry: Registry) -> str:
+    """The accuracy of each version that has one, to see in a terminal; a line that says so where none has."""
+    rows = [row for row in RunIndex(registry.store, registry.model).shown() if row["verdict"] == "published"]
+    points = {row["version"]: row["accuracy"] for row in rows if row["accuracy"] is not None}
+    if not points:
+        return "no version says its accuracy"
+    import plotille
+
+    figure = plotille.Figure()
+    figure.width, figure.height = max(20, columns(sys.stdout) - BESIDE_PLOT), PLOT_HEIGHT
+    figure.color_mode, figure.with_colors = "names", has_colours(sys.stdout)
+    figure.x_label, figure.y_label = "version", "accuracy"
+    low, high = min(points.values()), max(points.values())
+    room = (high - low) / 10 or 0.001
+    figure.set_x_limits(min(points) - 0.5, max(points) + 0.5)
+    figure.set_y_limits(low - room, high + room)
+    figure.x_ticks_fkt = lambda value, _: f"{value:.0f}"
+    figure.y_ticks_fkt = lambda value, _: f"{100 * value:7.2f} %"
+    figure.plot(list(points), list(points.values()), lc="cyan")
+    return str(figure.show())
 
 
 def _looks(registry: Registry, champion: Pointer, store: str) -> str:
@@ -346,7 +373,11 @@ COMMANDS = [
         fields=["store", "model", "device", "train_on", *Data.model_fields],
     ),
     Command(unpin, "compare candidates with the champion alone again"),
-    Command(history, "list who was champion when, and why"),
+    Command(
+        history,
+        "list who was champion when, and why",
+        {"--plot": {"action": "store_true", "help": "also draw the accuracy of each version"}},
+    ),
     Command(
         page,
         "write the page of the model, with its accuracy over versions and runs, as the store has it in index.html",

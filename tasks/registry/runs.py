@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, RegistryError, StoreError
 from tasks.registry.documents import Pointer, damaged, encode, read, sha256
@@ -80,6 +81,14 @@ class RunIndex:
             return self._read()[0]
         except (KeyMissing, RegistryError):
             return self._from_files()
+
+    def shown(self) -> list[dict[str, Any]]:
+        """The fields of each run by their names, oldest first; margins are left as the line has them.
+
+        Raises:
+            StoreError: The store refused a request.
+        """
+        return [dict(zip(RunRow.model_fields, json.loads(each), strict=True)) for each in self.lines().splitlines()]
 
     def rebuild(self) -> str:
         """Write the index again from the files of the runs; its lines.

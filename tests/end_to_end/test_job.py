@@ -14,6 +14,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from tasks.errors import GateRejected
 from tasks.learning import model_file
 from tasks.registry import Registry
+from tasks.registry.runs import RunIndex
+from tasks.report.model_page import render
 from tasks.storage import open_store
 from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.values import Outcome
@@ -53,14 +55,23 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert b"Passed the gate" in store.get(f"runs/{first.run}/report.html", LARGEST_DOCUMENT).data
 
     asked = list(mirror.asked)
-    versions = list(store.list("models/"))
+    versions = list(store.list("models/mnist/versions/"))
     state = job(store_url, mirror)
     second = outcome(state)
     assert (state.name, second.verdict) == ("Unchanged", "already published")
     assert reused(second) == CACHED
     assert mirror.asked == asked, "a cached run asks no mirror"
     assert not list(store.list("checkpoints/")), "none outlives its training"
-    assert list(store.list("models/")) == versions
+    assert list(store.list("models/mnist/versions/")) == versions
+    rows = RunIndex(store, "mnist").rows()
+    assert [(row.id, row.verdict, row.version) for row in rows] == [
+        (first.run, "published", 1),
+        (second.run, "unchanged", 1),
+    ]
+    assert rows[0].accuracy == pytest.approx(first.decision.accuracy, abs=1e-6)
+    assert store.get("models/mnist/index.html", LARGEST_DOCUMENT).data == render(
+        "mnist", RunIndex(store, "mnist").lines()
+    )
     assert (first.decision.look, second.decision.look, len(list(store.list("looks/")))) == (1, 0, 1)
     assert (first.decision.verdict, first.decision.remark) == ("publish", "no champion yet")
     assert (second.decision.verdict, second.decision.remark) == ("no change", "version 1 has these weights already")
@@ -86,7 +97,10 @@ def test_a_model_below_the_gate_is_rejected_and_its_report_kept(
     result = cast(Outcome, rejection.value.outcome)
     assert (result.verdict, result.receipt) == ("rejected", None)
     store = open_store(store_url)
-    assert not list(store.list("models/"))
+    (row,) = RunIndex(store, "mnist").rows()
+    assert (row.id, row.verdict, row.version) == (result.run, "rejected", 0)
+    assert re.fullmatch(r"accuracy is 0\.\d{4} and needs 1\.0000.*", row.why)
+    assert {entry.key.split("/")[2] for entry in store.list("models/")} == {"runs", "runs.jsonl", "index.html"}
     decision = json.loads(store.get(f"runs/{result.run}/decision.json", LARGEST_DOCUMENT).data)
     assert decision["verdict"] == "reject"
     assert b"Rejected by the gate" in store.get(f"runs/{result.run}/report.html", LARGEST_DOCUMENT).data

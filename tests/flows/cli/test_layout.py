@@ -105,6 +105,7 @@ COMMANDS = {
     "versions": ["versions"],
     "champion": ["champion"],
     "history": ["history"],
+    "plot": ["history", "--plot"],
     "show": ["show", "1"],
     "compare": ["compare", "1", "1"],
     "verify": ["verify"],

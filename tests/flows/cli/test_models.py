@@ -251,6 +251,32 @@ def test_fetch_brings_the_champion_or_the_version_asked_for(retrain: Retrain, tm
         retrain("fetch", str(tmp_path / "three"), "--version", "0")
 
 
+def test_the_page_of_a_model(retrain: Retrain, store: LocalStore, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    assert retrain("page", str(file))[:2] == (0, f"the page of mnist, 2 runs: {file}\n"), "of a store without an index"
+    assert retrain("rollback", "--reason", "it was slow")[0] == 0
+    assert retrain("rollback")[0] == 0  # nothing to do
+    assert retrain("page", str(file))[:2] == (0, f"the page of mnist, 3 runs: {file}\n")
+    assert f'"base": "{store.root.as_uri()}/"' in file.read_text()
+    assert b'"base": "../../"' in (store.root / "models/mnist/index.html").read_bytes()
+    (store.root / "models/mnist/index.html").unlink()
+    assert retrain("gc", "--dry-run")[0] == 0
+    assert not (store.root / "models/mnist/index.html").exists()
+    assert retrain("gc", "--yes")[0] == 0
+    assert (store.root / "models/mnist/index.html").exists()
+    assert retrain("page", str(tmp_path / "none" / "page.html"))[0] == 2
+    assert "there is nothing of letters" in retrain("page", str(file), "--model", "letters")[2]
+
+
+def test_the_accuracy_of_each_version_as_a_curve(retrain: Retrain, store: LocalStore) -> None:
+    Registry(store, "mnist").publish({"model.keras": small_model(3)}, {"metrics": {"accuracy": 0.91}}, "worse")
+    code, printed, _ = retrain("history", "--plot")
+    assert code == 0
+    assert re.findall(r"(\d\d\.\d\d) %", printed)[0] > "98.00"
+    assert re.findall(r"(\d\d\.\d\d) %", printed)[-1] < "91.00"
+    assert "> (version)" in printed
+
+
 def test_rollback_and_its_reason(retrain: Retrain) -> None:
     code, printed, _ = retrain("rollback", "--reason", "customers complained")
     assert (code, printed) == (0, "the champion of mnist was version 2 and is version 1, generation 3\n")

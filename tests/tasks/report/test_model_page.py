@@ -6,15 +6,16 @@ import base64
 import json
 import re
 import zlib
+from typing import Any
 
 from tasks.report.model_page import render
 from tests.tasks.report.runs import lines, rows
 
 
-def data_of(page: bytes) -> dict[str, str]:
+def data_of(page: bytes) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.decode(), re.DOTALL)
     assert found
-    content: dict[str, str] = json.loads(found[1])
+    content: dict[str, Any] = json.loads(found[1])
     return content
 
 
