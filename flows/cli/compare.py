@@ -23,6 +23,7 @@ from tasks.errors import ArtifactError, ObjectTooLarge, RegistryError, UsageErro
 from tasks.gate.comparison import Comparison
 from tasks.registry import Registry
 from tasks.registry.documents import Pointer
+from tasks.report.batches import BatchesDocument
 from tasks.report.facts import Document, manifest_facts
 from tasks.settings import MODEL_NAME, home
 from tasks.storage import Artifacts, ObjectStore, open_store
@@ -194,11 +195,22 @@ def _document(data: bytes, address: str) -> Document:
     try:
         document = Document.model_validate_json(data)
     except ValueError as error:
+        if (refused := _refused(data)) is not None:
+            raise _unusable(address, f"that run trained no model, as a check refused {escaped(refused)}") from None
         why = escaped(" ".join(str(error).splitlines()[1:3]))
         raise _unusable(address, f"it is no report of this version of retrain: {why}") from error
     if not re.fullmatch(MODEL_NAME, document.model_name):
         raise _unusable(address, f"it is of {escaped(document.model_name)!r}, which is no model's name")
     return document
+
+
+def _refused(data: bytes) -> str | None:
+    """The batches whose checks ended a run before its training; None if the report is of something else."""
+    try:
+        document = BatchesDocument.model_validate_json(data)
+    except ValueError:
+        return None
+    return "; ".join(f"batch {each.batch}: {', '.join(each.failed)}" for each in document.refused)
 
 
 def _from_npz(data: bytes, address: str) -> tuple[Probabilities, Labels]:

@@ -12,6 +12,7 @@ from flows.cli.main import main
 from tasks.data.arrays import to_npy, to_npz
 from tasks.registry import Registry
 from tasks.report import report_json
+from tasks.report.batches import render_batches
 from tasks.report.facts import manifest_facts
 from tasks.storage import Artifacts
 from tasks.storage.local import LocalStore
@@ -19,6 +20,7 @@ from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.values import Artifact
 from tests.model_files import small_model
 from tests.tasks.report.examples import Example, example
+from tests.tasks.report.test_batches import DOCUMENT
 
 
 @pytest.fixture
@@ -194,6 +196,7 @@ NOT_A_NAME = "it is no version's number, no run's id and no report's address"
         ("ddd", "2 runs start with ddd: ddd650a7-73b0-48f0-9f6e-c96d4cdacca4, ddd7"),
         ("begun", "run begun has no report.json, so it ended before its report was written"),
         ("damaged", "it is no report of this version of retrain"),
+        ("refused", "that run trained no model, as a check refused batch day-8: labels, repeated images"),
         ("newer", "surprise"),
         ("hostile", "it is of '../../secret', which is no model's name"),
         ("../../etc/passwd", NOT_A_NAME),
@@ -211,6 +214,7 @@ def test_what_names_no_run_is_one_line(
     _judge(store, example(), "ddd7")
     store.put("runs/begun/decision.json", b"{}")
     store.put("runs/damaged/report.json", b"[" * 100_000)
+    store.put("runs/refused/report.json", render_batches(DOCUMENT, {})["report.json"])
     report = store.get(f"runs/{RUN}/report.json", LARGEST_DOCUMENT).data
     store.put("runs/newer/report.json", report.replace(b'"mistakes"', b'"surprise": 1, "mistakes"'))
     store.put("runs/hostile/report.json", report.replace(b'"dataset": "mnist"', b'"dataset": "../../secret"'))
