@@ -30,7 +30,8 @@ def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) 
     outcome = _outcome("published" if receipt.new else "already published", decision, receipt, recorded, run)
     override = f"{verdict_line(decision)}. " if decision.override else ""
     accuracy = accuracy_line(decision)
-    message = f"{receipt.model} version {receipt.version}, {override}{accuracy}. Report: {recorded.report}"
+    before = f"Before: {recorded.before}. " if recorded.before and receipt.new else ""
+    message = f"{receipt.model} version {receipt.version}, {override}{accuracy}. {before}Report: {recorded.report}"
     return Completed(name="Published" if receipt.new else "Unchanged", message=message, data=outcome)
 
 

@@ -14,12 +14,15 @@ from tasks.caching.steps import Run, step
 from tasks.gate.baselines import Baseline, Baselines
 from tasks.model_page import row_of
 from tasks.report import Rendered, with_changes
-from tasks.report.changes import changes
+from tasks.report.changes import at, changes
 from tasks.report.facts import Facts, manifest_facts
 from tasks.report.formatting import accuracy_line, verdict_line
 from tasks.report.step import report_files
 from tasks.running.prefect_artifacts import show_markdown
 from tasks.values import Decision, Record, Reports
+
+# So many things that changed are named.
+NAMED = 3
 
 
 @step(cached=False)
@@ -34,7 +37,26 @@ def record(facts: Facts, decision: Decision, reports: Reports, baselines: Baseli
     compare = shlex.join(["retrain", "compare", run.id, "--store", run.store.url, "--model", model])
     text = f"{rendered.run_page.decode()}\n{more(address, compare)}"
     show_markdown("report", run.series, text, f"{verdict_line(decision)}; {accuracy_line(decision)}")
-    return Record(report=address, compare=compare, model=model, row=row_of(run.id, facts, decision))
+    return Record(
+        report=address,
+        compare=compare,
+        before=_before(facts, baselines.champion),
+        model=model,
+        row=row_of(run.id, facts, decision),
+    )
+
+
+def _before(facts: Facts, champion: Baseline | None) -> str:
+    """The champion with its accuracy, and the names of what differs from it; "" without one."""
+    if champion is None:
+        return ""
+    accuracy = at(champion.facts, "metrics").get("accuracy")
+    known = f" with {accuracy:.4f}" if isinstance(accuracy, float) else ""
+    differences = changes(champion.version, champion.facts, manifest_facts(facts)).differences
+    names = list(dict.fromkeys(each.name for each in differences))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    changed = f"; since then changed: {', '.join(names[:NAMED])}{more}" if names else "; nothing else changed"
+    return f"{champion.name}{known}{changed}"
 
 
 def complete(facts: Facts, decision: Decision, reports: Reports, champion: Baseline | None, run: Run) -> Rendered:

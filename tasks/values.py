@@ -441,10 +441,14 @@ class RunRow(Value):
 
 
 class Record(Value):
-    """The address of a run's report, the command that compares its model with the champion, and its row."""
+    """The address of a run's report, the command that compares its model with the champion, and its row.
+
+    `before` is the champion that the model was compared with, its accuracy, and what changed since, in words.
+    """
 
     report: str
     compare: str = ""
+    before: str = ""
     model: str = ""
     row: RunRow | None = None
 

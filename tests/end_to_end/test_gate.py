@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -451,3 +452,13 @@ def test_a_run_that_is_overtaken_again_and_again_gives_up(
     with pytest.raises(ChampionMoved, match="cannot replace the champion: version 5 is by now"):
         state.result()
     assert registry_of(local).versions() == list(range(1, ROUNDS + 1))
+
+
+def test_a_published_run_says_what_it_replaces(local: ObjectStore, mirror: Mirror) -> None:
+    first = job(local, mirror)
+    assert "Before" not in str(first.message)
+    again = job(local, mirror)
+    assert "Before" not in str(again.message), "nothing was replaced"
+    state = job(local, mirror, GOOD.model_copy(update={"seed": 1}), gate=GateSettings(**_lenient()))
+    assert state.name == "Published"
+    assert re.search(r"\. Before: champion v1 with 0\.\d{4}; since then changed: seed.*\. Report: ", str(state.message))
