@@ -25,7 +25,7 @@ from tasks.model_page import refused_row
 from tasks.record import more
 from tasks.registry import Registry
 from tasks.registry.registry import MODEL_FILE
-from tasks.report.batches import BatchesDocument, Pictures, markdown, render_batches
+from tasks.report.batches import SHOWN, BatchesDocument, Pictures, markdown, render_batches, rows_markdown
 from tasks.running.prefect_artifacts import show_markdown
 from tasks.settings import BatchLimits
 from tasks.values import BatchVerdict, Check, Collected, Record
@@ -92,6 +92,10 @@ def check_new_batches(
             verdict = verdict.model_copy(update={"checks": checks})
         LOG.info("check_batches: %s: %s", verdict.batch, ", ".join(verdict.failed) or "every row passes")
         verdicts.append(verdict)
+    if verdicts and not any(verdict.failed for verdict in verdicts):  # else the report has them
+        names = [verdict.batch for verdict in verdicts]
+        text = rows_markdown(verdicts[-SHOWN:])
+        show_markdown("batch checks", run.series, text, f"every row passes: {', '.join(names[-SHOWN:])}")
     return tuple(verdicts)
 
 

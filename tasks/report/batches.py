@@ -6,7 +6,7 @@ Pure; called by `tasks.check_batches`. Batches that pass are in it too, without 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from tasks.data.arrays import Bytes
@@ -80,8 +80,17 @@ def render_batches(document: BatchesDocument, pictures: Mapping[str, Pictures]) 
 
 def markdown(document: BatchesDocument) -> str:
     """The text of report.md, and of the run's page."""
-    parts = [f"# {plain(document.title)}", document.lead]
-    for verdict in document.shown:
+    parts = [f"# {plain(document.title)}", document.lead, rows_markdown(document.shown)]
+    if document.left_out:
+        reasons = [f"- {plain(name)}: {plain(why)}" for name, why in document.left_out.items()]
+        parts += ["## Left out of this run", "\n".join(reasons)]
+    return "\n\n".join(parts) + "\n"
+
+
+def rows_markdown(verdicts: Sequence[BatchVerdict]) -> str:
+    """The rows of these batches, each with a heading."""
+    parts = []
+    for verdict in verdicts:
         parts.append(f"## Batch {plain(verdict.batch)}, {count(verdict.images, 'image')}")
         parts.append(table([_row(check) for check in verdict.checks]))
         parts += [
@@ -89,10 +98,7 @@ def markdown(document: BatchesDocument) -> str:
             for name, images in verdict.offending.items()
             if images
         ]
-    if document.left_out:
-        reasons = [f"- {plain(name)}: {plain(why)}" for name, why in document.left_out.items()]
-        parts += ["## Left out of this run", "\n".join(reasons)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
 
 
 def _context(document: BatchesDocument, pictures: Mapping[str, Pictures]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from prefect.client.orchestration import get_client
 
 from flows.retrain import retrain
 from tasks import check_batches
@@ -171,8 +172,13 @@ def test_one_that_disappeared_is_said_and_its_images_stay_out(place: Place, capl
 def test_a_late_one_is_learned_from_as_any_other(place: Place) -> None:
     late = "2026-10-31"
     arrive(place.folder, late, DIGITS[EARLIER])
-    assert place.run().verdict == "published"
+    outcome = place.run()
+    assert outcome.verdict == "published"
     assert place.learned() == [late, *(name(n) for n in range(EARLIER))]
+    with get_client(sync_client=True) as client:  # its rows stand on the run's page
+        shown = {one.key: str(one.data) for one in client.read_artifacts() if str(one.flow_run_id) == outcome.run}
+    assert f"## Batch {late}, 150 images" in shown["batch-checks-grown"]
+    assert "| labels  " in shown["batch-checks-grown"]
 
 
 def test_window_and_until_choose_batches(place: Place) -> None:
