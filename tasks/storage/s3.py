@@ -51,6 +51,9 @@ CONFIG = Config(
 FIRST_ANSWER = 14
 SMALL = 1 << 20
 
+# Pages that a browser shows, instead of saving them, where a bucket is also a web site. Everything else is bytes.
+CONTENT_TYPES = {"html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8", "json": "application/json"}
+
 # boto3's description of S3, read once: that takes most of the 0.13 s that a new client costs.
 MODELS = botocore.loaders.create_loader()
 
@@ -225,7 +228,8 @@ class S3Store:
 
     def _write(self, key: str, data: bytes, **condition: Any) -> None:
         """Write with the data's SHA-256, or without it if the server refuses it: the signature covers the data too."""
-        plain = functools.partial(self._client(len(data)).put_object, Body=data, **condition)
+        put = self._client(len(data)).put_object
+        plain = functools.partial(put, Body=data, **_content_type(key), **condition)
         if self._takes_checksum is False:
             self._call("write", key, plain, condition)
             return
@@ -300,6 +304,11 @@ def _is_whole(page: ListObjectsV2OutputTypeDef, token: str | None) -> bool:
     if page.get("IsTruncated"):
         return page.get("NextContinuationToken") not in {None, "", token}
     return "IsTruncated" in page
+
+
+def _content_type(key: str) -> dict[str, Any]:
+    kind = CONTENT_TYPES.get(key.rpartition(".")[2])
+    return {"ContentType": kind} if kind else {}
 
 
 def _not_s3(what: str, why: str) -> StoreError:

@@ -144,6 +144,23 @@ def test_a_frame_around_data_without_a_checksum_would_be_seen_on_the_wire(
     assert differences(sent[0], b"data") == seen
 
 
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("models/mnist/index.html", "text/html; charset=utf-8"),
+        ("runs/x/report.json", "application/json"),
+        ("models/mnist/versions/1/model.keras", None),
+        ("a.html/no-page", None),
+    ],
+)
+def test_a_page_in_a_bucket_is_shown_by_a_browser(pem: Path, key: str, kind: str | None) -> None:
+    with connected(pem, *[Reply(200)] * 3) as (store, sent):
+        store.put(key, b"data")
+        store.put_once(key, b"data")
+        store.compare_and_swap(key, b"data", "tag")
+    assert [request.headers.get("content-type") for request in sent] == [kind] * 3
+
+
 def test_a_tag_goes_over_the_wire_as_it_is_given(pem: Path) -> None:
     with connected(pem, Reply(200)) as (store, sent):
         store.compare_and_swap("key", b"data", "no quotes")
