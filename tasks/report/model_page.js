@@ -159,7 +159,9 @@ function show(runs) {
   tile("runs", number(runs.filter((run) => run.verdict !== "rollback").length));
   tile("rejected or refused", number(bad));
 
-  const time = (run) => Date.parse(run.time), date = (at) => new Date(at).toISOString().slice(0, 10);
+  const time = (run) => Date.parse(run.time);
+  const short = runs.length && time(runs.at(-1)) - time(runs[0]) < 2 * 86_400_000;  // then a day says too little
+  const date = (at) => new Date(at).toISOString().slice(...(short ? [5, 16] : [0, 10])).replace("T", " ");
   const mark = (run) => (run.verdict === "published" && run.version === champion?.version ? "now" : run.verdict);
   const accurate = published.filter((run) => run.accuracy !== null);
   if (accurate.length) {
