@@ -68,8 +68,7 @@ class RunIndex:
             if self._replace(more, etag):
                 return more
             time.sleep(random.uniform(0, 0.2))
-        address = self.store.address(self.key("runs.jsonl"))
-        raise StoreError(f"cannot write {address}", "other runs replaced it each time", "`retrain gc` adds the run.")
+        raise self._outrun()
 
     def lines(self) -> str:
         """All lines, oldest first; "" if no run has ended. Builds the index again where it is damaged or gone.
@@ -91,14 +90,20 @@ class RunIndex:
         return [dict(zip(RunRow.model_fields, json.loads(each), strict=True)) for each in self.lines().splitlines()]
 
     def rebuild(self) -> str:
-        """Write the index again from the files of the runs; its lines.
+        """Write the index again from the files of the runs; its lines. A run that ends meanwhile is in it.
 
         Raises:
-            StoreError: The store refused a request.
+            StoreError: The store refused a request, or other writers were always first.
         """
-        lines = self._from_files()
-        self.store.put(self.key("runs.jsonl"), _encode(lines))
-        return lines
+        for _ in range(TRIES):
+            try:
+                etag = self.store.etag(self.key("runs.jsonl"))
+            except KeyMissing:
+                etag = ""
+            lines = self._from_files()
+            if self._replace(lines, etag):
+                return lines
+        raise self._outrun()
 
     def rows(self) -> list[RunRow]:
         """All runs by their files, oldest first; and the versions and rollbacks of which there is none.
@@ -153,6 +158,10 @@ class RunIndex:
                 yield rollback_row(pointer)
             seen.add(pointer.version)
 
+    def _outrun(self) -> StoreError:
+        address = self.store.address(self.key("runs.jsonl"))
+        return StoreError(f"cannot write {address}", "other runs replaced it each time", "`retrain gc` adds the run.")
+
     def _from_files(self) -> str:
         return _last("".join(f"{line(row)}\n" for row in self.rows()))
 
@@ -166,12 +175,22 @@ class RunIndex:
         return rest.decode(), etag
 
     def _replace(self, lines: str, etag: str) -> bool:
-        """Replace the index unless another writer has; a store without conditions replaces it in any case."""
+        """Replace the index with this ETag, "" for none, unless another writer has.
+
+        A store without conditions replaces it in any case.
+        """
         key, data = self.key("runs.jsonl"), _encode(lines)
         try:
-            self.store.compare_and_swap(key, data, etag)
+            if etag:
+                self.store.compare_and_swap(key, data, etag)
+            else:
+                self.store.put_once(key, data)
         except KeyConflict:
-            if self.store.etag(key) != etag:
+            try:
+                now_there = self.store.etag(key)
+            except KeyMissing:
+                return False
+            if now_there != etag:
                 return False
             self.store.put(key, data)  # the server compares ETags in another form
         except NotOffered:

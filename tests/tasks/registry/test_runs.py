@@ -80,6 +80,28 @@ def test_runs_that_end_together_are_all_there(store_url: str) -> None:
     assert set(ids(RunIndex(open_store(store_url), MODEL).lines())) == {row.id for row in some}
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_ends_while_the_index_is_built_again_is_in_it(
+    store_url: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, some = open_store(store_url), rows(4)
+    for row in some[:2]:
+        RunIndex(store, MODEL).add(row)
+    if not there:
+        store.delete(INDEX)
+    waiting, listed = some[2:], RunIndex.rows
+
+    def meanwhile(index: RunIndex) -> Any:
+        found = listed(index)
+        if waiting:
+            RunIndex(store, MODEL).add(waiting.pop(0))
+        return found
+
+    monkeypatch.setattr(RunIndex, "rows", meanwhile)
+    RunIndex(store, MODEL).rebuild()
+    assert ids(RunIndex(store, MODEL).lines()) == [row.id for row in some]
+
+
 @pytest.mark.parametrize("requests", range(5))
 def test_a_run_that_is_killed_after_any_request_stands_there_after_the_next_cleanup(
     store_url: str, requests: int
