@@ -99,6 +99,7 @@ def test_a_folder_of_letters_is_published_fetched_and_calibrated(retrain: Retrai
     assert limits["min_accuracy"] > limits["min_accuracy_lower_bound"]
 
 
+@pytest.mark.nightly
 def test_a_skewed_set_of_two_classes(retrain: Retrain, tmp_path: Path) -> None:
     own_data.skewed(tmp_path / "skewed.npz")
     assert retrain("init", "--source", "./skewed.npz").returncode == 0

@@ -123,7 +123,7 @@ MOTO = Kind("moto", s3.serving)
 IGNORING = Kind("moto, conditions ignored", s3.serving, "ignored")
 KINDS: list[Any] = [
     LOCAL,
-    MOTO,
+    pytest.param(MOTO, marks=pytest.mark.nightly),  # as ministack, another server that enforces conditions
     # Each differs from the others in the probe alone, which has tests of its own.
     pytest.param(Kind("moto, unquoted ETags only", s3.serving, "unquoted only"), marks=pytest.mark.nightly),
     pytest.param(Kind("moto, swap refused", s3.serving, "swap refused"), marks=pytest.mark.nightly),

@@ -53,13 +53,13 @@ def history(store: str) -> list[tuple[list[str], str]]:
 
 
 def test_two_runs_that_see_the_same_new_batch_learn_from_it_once(
-    store_url: str, tmp_path: Path, server: dict[str, str]
+    bucket: str, tmp_path: Path, server: dict[str, str]
 ) -> None:
     for number, content in enumerate(digits(6)[:2]):
         arrive(tmp_path / "in", name(number), content)
-        both = [start(tmp_path / "in", store_url, server, RETRAIN_HOME=str(tmp_path / home)) for home in ("one", "two")]
+        both = [start(tmp_path / "in", bucket, server, RETRAIN_HOME=str(tmp_path / home)) for home in ("one", "two")]
         assert {verdict(process) for process in both} == {"published", "already published"}
-    assert [batches for batches, _ in history(store_url)] == [[name(0)], [name(0), name(1)]]
+    assert [batches for batches, _ in history(bucket)] == [[name(0)], [name(0), name(1)]]
 
 
 @pytest.mark.nightly

@@ -253,7 +253,7 @@ def test_a_model_of_other_images_or_classes_fails_its_row_and_ends_no_run(store:
         assert why in rejected.stdout
 
 
-@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("right", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_predictions_and_metrics_that_were_replaced_change_no_verdict(right: bool, store: Path) -> None:
     """With all answers wrong a worse model would pass, with all right no model would pass any more."""
 
@@ -272,6 +272,7 @@ def test_predictions_and_metrics_that_were_replaced_change_no_verdict(right: boo
     assert honest[-1]["passed"] is right
 
 
+@pytest.mark.nightly
 def test_predictions_that_are_none_are_one_line_of_compare(store: Path) -> None:
     forced = retrain(store, "run", "--epochs", "31", "--force-publish", "a second version")
     assert forced.returncode == 0, forced.stderr

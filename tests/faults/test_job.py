@@ -67,17 +67,17 @@ def test_the_job_runs_on_every_kind_of_store(kind: servers.Kind, tmp_path: Path,
         assert [pointer.version for pointer in registry.history()] == registry.versions() == [1]
 
 
-def test_two_runs_that_start_together_disturb_nothing(store_url: str, tmp_path: Path, prefect_server: None) -> None:
+def test_two_runs_that_start_together_disturb_nothing(bucket: str, tmp_path: Path, prefect_server: None) -> None:
     """Each on a machine of its own; at worst both do the work, and the second one publishes nothing."""
-    both = [start(store_url, RETRAIN_HOME=str(tmp_path / name)) for name in ("one", "two")]
+    both = [start(bucket, RETRAIN_HOME=str(tmp_path / name)) for name in ("one", "two")]
     first, second = (finished(process) for process in both)
     assert first["decision"]["checks"][:4] == second["decision"]["checks"][:4]
     assert {first["verdict"], second["verdict"]} == {"published", "already published"}
-    registry = Registry(open_store(store_url), "digits")
+    registry = Registry(open_store(bucket), "digits")
     assert len(registry.versions()) == len(registry.history()) == 1
     assert registry.verify(registry.versions()[0]) == []
     assert registry.verify_champion() == []
-    third = retrain(store_url)
+    third = retrain(bucket)
     # The report states the seconds of the results that were cached last, from either run, so it may be computed again.
     cached = {step["name"] for step in third["steps"] if step["cached"]}
     assert cached >= {"download", "preprocess", "train", "evaluate", "load_back"}

@@ -198,7 +198,7 @@ def test_a_publish_survives_a_fault_that_passes(proxy: Proxy, store: str, fault:
 @pytest.mark.parametrize(
     "kind", [servers.LOCAL, servers.MOTO, servers.IGNORING], indirect=True, ids=lambda kind: kind.name
 )
-@pytest.mark.parametrize("history_decides", [False, True])
+@pytest.mark.parametrize("history_decides", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_publishes_that_follow_one_champion_race_while_others_read(
     kind: servers.Running, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history_decides: bool
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_worker_that_went_away_before_it_began_is_missed(laptop: Laptop) -> No
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.nightly
 def test_seeds_wait_in_the_pool_together_and_a_cancelled_run_cancels_them_all(laptop: Laptop) -> None:
     before = len(trainings(laptop))
     cancelled = laptop.start("retrain/on-demand", **digits(10, epochs=10 * EPOCHS), seeds="3")
