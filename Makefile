@@ -21,8 +21,7 @@ run: $(VENV)/run.ok
 install: $(VENV)/run.ok
 
 # What has targets of its own.
-E2E  := tests/workers $(filter-out %/test_job.py,$(wildcard tests/end_to_end/test_*.py)) \
-	$(patsubst %,tests/deployments/test_%.py,ci setup schedule)
+E2E  := tests/workers $(filter-out %/test_job.py,$(wildcard tests/end_to_end/test_*.py)) tests/deployments/test_ci.py
 SLOW := tests/benchmarks tests/browser tests/faults $(E2E)
 
 # Two at a time, which is what a small CI machine has cores for; a file's tests stay together, as they share what is slow

@@ -112,6 +112,7 @@ def test_a_killed_training_machine_is_noticed_though_the_server_was_away(laptop:
     assert "train: resumes after epoch" in laptop.log(trainings(laptop)[-1]["id"])
 
 
+@pytest.mark.nightly
 def test_a_scheduled_run_whose_worker_and_server_died_blocks_no_later_one(laptop: Laptop) -> None:
     """Once while Pending, once while Running; Prefect's own limit would be taken for ever."""
     pending = laptop.start("retrain/scheduled", **digits(6, epochs=1))
