@@ -199,7 +199,7 @@ NOT_A_NAME = "it is no version's number, no run's id and no report's address"
         ("refused", "that run trained no model, as a check refused batch day-8: labels, repeated images"),
         ("newer", "surprise"),
         ("hostile", "it is of '../../secret', which is no model's name"),
-        ("../../etc/passwd", NOT_A_NAME),
+        ("../../none/passwd", NOT_A_NAME),
         ("s3://", NOT_A_NAME),
         ("a" * 5000, NOT_A_NAME),
         ("9" * 5000, NOT_A_NAME),
