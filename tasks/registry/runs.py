@@ -71,7 +71,7 @@ class RunIndex:
         raise self._outrun()
 
     def lines(self) -> str:
-        """All lines, oldest first; "" if no run has ended. Builds the index again where it is damaged or gone.
+        """All lines, oldest first; "" if no run has ended. From the runs' own files where the index is damaged or gone.
 
         Raises:
             StoreError: The store refused a request.
@@ -85,9 +85,14 @@ class RunIndex:
         """The fields of each run by their names, oldest first; margins are left as the line has them.
 
         Raises:
+            RegistryError: A line is no run, though the index is sealed.
             StoreError: The store refused a request.
         """
-        return [dict(zip(RunRow.model_fields, json.loads(each), strict=True)) for each in self.lines().splitlines()]
+        try:
+            return [dict(zip(RunRow.model_fields, json.loads(each), strict=True)) for each in self.lines().splitlines()]
+        except (ValueError, TypeError, RecursionError) as error:
+            address = self.store.address(self.key("runs.jsonl"))
+            raise RegistryError(f"cannot read {address}", "a line is no run", "`retrain gc` writes it anew.") from error
 
     def rebuild(self) -> str:
         """Write the index again from the files of the runs; its lines. A run that ends meanwhile is in it.
@@ -172,7 +177,10 @@ class RunIndex:
         head, _, rest = data.partition(b"\n")
         if head != f'{{"sha256":"{sha256(rest)}"}}'.encode():
             raise damaged(self.store.address(key), "was altered")
-        return rest.decode(), etag
+        try:
+            return rest.decode(), etag
+        except UnicodeDecodeError as error:  # whoever may write the store may have sealed it
+            raise damaged(self.store.address(key), "is no text") from error
 
     def _replace(self, lines: str, etag: str) -> bool:
         """Replace the index with this ETag, "" for none, unless another writer has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import threading
@@ -121,6 +122,9 @@ DAMAGE: dict[str, Callable[[ObjectStore], None]] = {
     "empty": lambda store: store.put(INDEX, b""),
     "cut": lambda store: store.put(INDEX, store.get(INDEX, 1 << 20).data[:-9]),
     "a byte changed": lambda store: store.put(INDEX, store.get(INDEX, 1 << 20).data.replace(b"0.9", b"0.8", 1)),
+    "no text, sealed": lambda store: store.put(
+        INDEX, b'{"sha256":"%s"}\n\xff\xfe' % hashlib.sha256(b"\xff\xfe").hexdigest().encode()
+    ),
     "no text": lambda store: store.put(INDEX, b"\xff\xfe\n\xff"),
 }
 
