@@ -47,7 +47,10 @@ PREFECT_FILE = Path(__file__).with_name("prefect.yaml")
 # Deployments of earlier versions.
 OBSOLETE = ("train/gpu", "notify/on-rejected")
 
-RETRAIN, WATCH = "flows.retrain.retrain", "flows.watch.watch"
+RETRAIN, WATCH, APPROVE = "flows.retrain.retrain", "flows.watch.watch", "flows.approve.approve"
+
+# Why a model may have no such deployment.
+NEEDED = {WATCH: "the source of its model does not grow", APPROVE: "its model waits for nobody"}
 
 SCHEDULE = "weekly"  # the slug of a schedule, by which an update finds it: do not change it
 
@@ -76,7 +79,7 @@ class Change(NamedTuple):
     def lines(self) -> Iterator[str]:
         """What is shown of it."""
         if self.merged is None:
-            return iter([f"{self.name}: removed, as the source of its model does not grow"])
+            return iter([f"{self.name}: removed, as {NEEDED[self.entry['entrypoint']]}"])
         return _lines(self.name, self.existing is not None, self.merged)
 
 
@@ -97,25 +100,27 @@ class Deploy:
 
     def changes(self, overwrite: bool) -> Iterator[Change]:
         """What has to be done; changes nothing yet. Raises UsageError for what the server must not keep."""
-        source = ""  # as the runs will have it: somebody may have changed it on the server
+        runs: Mapping[str, Any] = {}  # as they will have it: somebody may have changed it on the server
         for entry in map(self._named, self._content["deployments"]):
             name = f"{_flow(entry).name}/{entry['name']}"
             existing = read_deployment(self._client, name)
-            if entry["entrypoint"] == WATCH and not has_batches(source):
+            if not _is_needed(entry, runs):
                 if existing:
                     yield Change(name, entry, existing, None)
                 continue
             record = self._record(entry) if existing else {}
             before = _always_set(existing) if record is None else record
             unset = self._unset - ({"schedule"} if "cron" in entry else set()) if existing else ()
-            merged = merge(before, _on_server(existing), self._desired(entry), overwrite, unset)
+            merged = merge(before, _on_server(existing), self._desired(entry, runs), overwrite, unset)
             require_plain(f"{name} with the mirror", merged.values.get("data.mirror") or ())
             if entry["name"] == self._scheduled:
-                source = merged.values.get("data.source") or ""
+                runs = merged.values
             yield Change(name, entry, existing, merged, first=record is None)
 
-    def _desired(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _desired(self, entry: Mapping[str, Any], runs: Mapping[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = self.parameters if entry["entrypoint"] == RETRAIN else {}
+        if entry["entrypoint"] == APPROVE:
+            values = {"model": runs.get("model") or self._model, "store": runs["store"]}
         schedule = {"schedule": text_of(entry["schedule"])} if entry.get("schedule") else {}
         return {**values, **entry.get("parameters", {}), **schedule}
 
@@ -171,7 +176,7 @@ class Deploy:
 
         Those without the model's name may be of any: its run form, too, chooses the data. So they have no such tag.
         """
-        if entry["entrypoint"] not in {RETRAIN, WATCH}:
+        if entry["entrypoint"] not in {RETRAIN, WATCH, APPROVE}:
             return dict(entry)
         name = f"{self._prefix}{entry['name']}"
         tags = [*entry.get("tags", []), *([f"model:{self._model}"] if self._prefix else [])]
@@ -230,7 +235,7 @@ def parameters_of(settings: Settings, device: DeviceChoice, store: str) -> dict[
     chosen = {name: settings.card(kind).model_dump(mode="json", exclude_unset=True) for name, kind in cards.items()}
     own = {"store": store, "device": "cpu" if device == "cpu" else "gpu", "train_on": settings.train_on or "pool"}
     seeds = {"seeds": settings.seeds} if "seeds" in settings.model_fields_set else {}
-    values = flat(chosen) | own | seeds | {"model": settings.model}
+    values = flat(chosen) | own | seeds | {"model": settings.model, "approve": settings.approve}
     if settings.source not in KNOWN and "://" not in settings.source:
         values["data.source"] = str(Path(settings.source).expanduser().absolute())  # a run has another current folder
     return _without_defaults(values)
@@ -240,6 +245,12 @@ def _without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without what a run takes anyway: the interface sends every field of a form that somebody has opened."""
     defaults = Settings().model_dump(mode="json") | {"force_publish": ""}
     return {name: value for name, value in values.items() if value != defaults.get(name.rpartition(".")[2])}
+
+
+def _is_needed(entry: Mapping[str, Any], runs: Mapping[str, Any]) -> bool:
+    """Whether a model has this deployment, by the parameters of its scheduled runs."""
+    needs = {WATCH: has_batches(runs.get("data.source") or ""), APPROVE: bool(runs.get("approve"))}
+    return needs.get(entry["entrypoint"], True)
 
 
 def read_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:

@@ -21,11 +21,11 @@ from deployments.automations import remove, upsert
 from flows.turn import SKIPPED
 from tasks.errors import UsageError
 
-FLOW, DEPLOYMENTS = "retrain", ["scheduled", "on-demand"]
+FLOWS, DEPLOYMENTS = ["retrain", "approve"], ["scheduled", "on-demand", "approve"]
 
 # The states that are told. Events are named after them: a Rejected run is no Failed one. Unchanged is no news, and
 # whoever cancels a run knows.
-TOLD = ["Published", "Rejected", "Failed", "Crashed"]
+TOLD = ["Published", "AwaitingApproval", "Declined", "Rejected", "Failed", "Crashed"]
 
 # A run that is due has to start within this time. A worker takes it in seconds.
 START_TIMEOUT = timedelta(minutes=10)
@@ -82,7 +82,7 @@ def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
             _notice(
                 block,
                 "{{ flow_run.state.name }}: {{ flow_run.name.partition(': ')[0] }}",  # the name repeats it
-                "{{ flow_run.state.message or 'no message' }}\nretrain/{{ deployment.name }}: " + PAGE,
+                "{{ flow_run.state.message or 'no message' }}\n{{ flow.name }}/{{ deployment.name }}: " + PAGE,
             ),
         ),
         _automation(
@@ -101,7 +101,7 @@ def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
             ),
             _notice(
                 block,
-                "not started: retrain/{{ deployment.name }}",
+                "not started: {{ flow.name }}/{{ deployment.name }}",
                 "It was due at {{ flow_run.expected_start_time }} and is {{ flow_run.state.name }}: no worker of the "
                 "work pool {{ flow_run.work_pool_name }} has started it. Start one, or resume the pool.\n" + PAGE,
             ),
@@ -119,7 +119,7 @@ def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
             ),
             _notice(
                 block,
-                "skipped: retrain/{{ deployment.name }}",
+                "skipped: {{ flow.name }}/{{ deployment.name }}",
                 "It was due at {{ flow_run.expected_start_time }}, while the run before it had not ended: look whether "
                 "that one still works.\n" + PAGE,
             ),
@@ -128,7 +128,7 @@ def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
             f"tell of a watch that fails{of_model}",
             "New batches may wait: their source cannot be listed, or the watch crashes. One notice a day.",
             EventTrigger(
-                **_runs(prefix, flow="watch", deployments=["watch"]),
+                **_runs(prefix, flows=["watch"], deployments=["watch"]),
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
                 posture=Posture.Reactive,
                 threshold=1,
@@ -155,14 +155,14 @@ def apply_notifications(client: SyncPrefectClient, block: UUID | None, prefix: s
 def _runs(
     prefix: str,
     labels: Mapping[str, str] | None = None,
-    flow: str = FLOW,
+    flows: Sequence[str] = FLOWS,
     deployments: Sequence[str] = DEPLOYMENTS,
 ) -> dict[str, Any]:
     """Which events are looked at: those of one model's deployments' runs."""
     return {
         "match": {"prefect.resource.id": "prefect.flow-run.*", **(labels or {})},
         "match_related": [
-            {"prefect.resource.role": "flow", "prefect.resource.name": flow},
+            {"prefect.resource.role": "flow", "prefect.resource.name": list(flows)},
             {
                 "prefect.resource.role": "deployment",
                 "prefect.resource.name": [f"{prefix}{name}" for name in deployments],

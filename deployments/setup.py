@@ -108,7 +108,10 @@ def watch_heartbeats(timeout: timedelta = HEARTBEAT_TIMEOUT) -> None:
         description="A run that sends no heartbeat any more is Crashed; a training is then tried again.",
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.role": "flow", "prefect.resource.name": ["retrain", "train", "watch"]},
+            match_related={
+                "prefect.resource.role": "flow",
+                "prefect.resource.name": ["retrain", "train", "watch", "approve"],
+            },
             for_each={"prefect.resource.id"},
             after={HEARTBEAT, *BEFORE_BEGIN},
             expect={HEARTBEAT, "prefect.flow-run.*"},

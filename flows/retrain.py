@@ -79,6 +79,7 @@ def retrain(
     require_champion: bool = False,
     baseline: StoreAddress = "",
     force_publish: str = "",
+    approve: bool = False,
     model: ModelName = "",
     batches: BatchLimits = BatchLimits(),
     until: BatchName = "",
@@ -102,6 +103,7 @@ def retrain(
         baseline: Another store, which is only read: its champion is what the model is compared with. Implies dry_run
             and require_champion; empty: the run's own store.
         force_publish: Publish even if the gate rejects the model, for this reason; empty: never. It is recorded.
+        approve: A model that passes the gate waits until a person approves it.
         model: The model's name in the store and in Prefect; empty: that of a known data set.
         batches: What a new batch of a source that grows must reach before a model learns from it.
         until: The last batch to learn from, of a source that grows; empty: the last one there is.
@@ -133,5 +135,5 @@ def retrain(
         recorded = record(facts, decision, reports, baselines, run)
         if decision.verdict != "publish" or dry_run:
             return nothing_published(decision, baselines, recorded, run)
-        receipt = publish(facts, reports, baselines, capabilities, run).receipt
+        receipt = publish(facts, reports, baselines, capabilities, limits, approve, run).receipt
     return published(decision, receipt, recorded, run)

@@ -1,6 +1,7 @@
-"""The final state of a run of the job, with its outcome as data. Called by the flow.
+"""The final state of a run of the job, with its outcome as data. Called by the flows.
 
 Published   Completed: a new version is the champion
+AwaitingApproval   Completed: a new version waits until a person approves it
 Unchanged   Completed: a version with these weights exists already
 Passed      Completed: the model passes the gate, and the run only judges
 Rejected    Failed: the gate rejected the model, or a check a new batch; its name tells it from an error
@@ -26,13 +27,24 @@ NAMED = 3
 
 
 def published(decision: Decision, receipt: Receipt, recorded: Record, run: Run) -> State[Outcome]:
-    """Completed, with the version's number: Published, or Unchanged where the version is not new."""
-    outcome = _outcome("published" if receipt.new else "already published", decision, receipt, recorded, run)
+    """Completed, with the version's number: Published, AwaitingApproval, or Unchanged where the version is not new."""
+    verdict = "waiting" if receipt.approval and receipt.new else "published" if receipt.new else "already published"
+    outcome = _outcome(verdict, decision, receipt, recorded, run)
     override = f"{verdict_line(decision)}. " if decision.override else ""
     accuracy = accuracy_line(decision)
     before = f"Before: {recorded.before}. " if recorded.before and receipt.new else ""
-    message = f"{receipt.model} version {receipt.version}, {override}{accuracy}. {before}Report: {recorded.report}"
-    return Completed(name="Published" if receipt.new else "Unchanged", message=message, data=outcome)
+    what = f"{receipt.model} version {receipt.version}, {override}{accuracy}."
+    message = f"{what} {before}{_approval(receipt)}Report: {recorded.report}"
+    name = {"waiting": "AwaitingApproval", "published": "Published"}.get(verdict, "Unchanged")
+    return Completed(name=name, message=message, data=outcome)
+
+
+def _approval(receipt: Receipt) -> str:
+    """What is to be done about a version that is no champion, as a sentence; "" for any other."""
+    if receipt.approval == "declined":
+        return "It was declined: `retrain versions` says by whom. "
+    command = f"retrain approve {receipt.version}"
+    return f"It waits for approval: `{command}`, or start approve in the interface. " if receipt.approval else ""
 
 
 def nothing_published(decision: Decision, baselines: Baselines, recorded: Record, run: Run) -> State[Outcome]:

@@ -6,16 +6,11 @@ by the flow.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import platform
-import pwd
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect.context import FlowRunContext
 
 from tasks.caching.steps import Run, step
 from tasks.data.arrays import answers, answers_from_npz, from_npy
@@ -32,14 +27,11 @@ from tasks.report.changes import batch_digests
 from tasks.report.facts import Facts
 from tasks.report.formatting import gate_rows, table, verdict_line
 from tasks.running.prefect_artifacts import show_markdown
+from tasks.running.who import who
 from tasks.settings import Gate
 from tasks.values import Batch, Decision, Override, Prepared, Provenance, Stage
 
 LOG = logging.getLogger("retrain.judge")
-
-# The variables by which a CI system, or else a shell, names its user.
-CLAIMS = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "LOGNAME", "USER")
-LONGEST_CLAIM = 100
 
 
 def find_baselines(candidate: Candidate, registry: Registry, run: Run) -> Baselines:
@@ -181,23 +173,3 @@ def _look(candidate: Candidate, baselines: Baselines, run: Run) -> tuple[Look, i
         created=now(),
     )
     return look, max(known, default=0)
-
-
-def who() -> str:
-    """Who runs this: the system's user of the command, or of the worker that runs a deployment.
-
-    Variables only claim a name, and anybody may set them: `alice (claims "the CEO") on host`. Of a run that was started
-    elsewhere, Prefect Cloud also knows who started it.
-    """
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # the user of a container may have no name
-        user = f"uid {os.getuid()}"
-    claims = [value for name in CLAIMS if (value := os.environ.get(name)) and value != user]
-    claimed = f" (claims {json.dumps(claims[0][:LONGEST_CLAIM])})" if claims else ""
-    context = FlowRunContext.get()
-    creator = context.flow_run.created_by if context and context.flow_run else None
-    started = (
-        f", started by {json.dumps(creator.display_value)} in Prefect" if creator and creator.display_value else ""
-    )
-    return f"{user}{claimed} on {platform.node()}{started}"

@@ -19,6 +19,7 @@ from tasks.report.facts import Document, Facts, manifest_facts
 from tasks.report.formatting import accuracy_line, verdict_line
 from tasks.report.model_card import model_card
 from tasks.report.step import report_files
+from tasks.settings import Gate
 from tasks.storage.probe import Capabilities
 from tasks.values import Decision, Published, Reports
 
@@ -29,8 +30,18 @@ ROUNDS = 5
 
 
 @step(cached=False, retries=2, retry_delay_seconds=5)
-def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: Capabilities, run: Run) -> Published:
+def publish(
+    facts: Facts,
+    reports: Reports,
+    baselines: Baselines,
+    capabilities: Capabilities,
+    gate: Gate,
+    approve: bool,
+    run: Run,
+) -> Published:
     """Publish the model with its predictions and report, as the successor of the champion that it was compared with.
+
+    With `approve` it waits until a person approves it.
 
     If another version is the champion by now, nothing is published: the receipt is None, and the run judges again.
 
@@ -46,8 +57,12 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
     files["README.md"] = model_card(Document.model_validate_json(files["report.json"]))
     if candidate.exported.file:
         files["model.onnx"] = run.artifacts.get(candidate.exported.file)
+    known, why, after = manifest_facts(facts), reason(facts.decision), baselines.publish_id
     try:
-        receipt = registry.publish(files, manifest_facts(facts), reason(facts.decision), after=baselines.publish_id)
+        if approve:
+            receipt = registry.propose(files, known, why, after, run.id, gate)
+        else:
+            receipt = registry.publish(files, known, why, after=after)
     except ChampionMoved as error:
         if sum(step.name == "publish" for step in run.steps) >= ROUNDS - 1:
             raise
@@ -56,10 +71,11 @@ def publish(facts: Facts, reports: Reports, baselines: Baselines, capabilities: 
     if len(candidate.by_seed) > 1:
         _keep_seeds(candidate, registry.manifest(receipt.version).identity, run)
     LOG.info(
-        "publish: %s version %d, the champion is version %d",
+        "publish: %s version %d%s, the champion is %s",
         candidate.model_name,
         receipt.version,
-        receipt.champion,
+        {"": "", "waits": " waits for approval", "declined": " was declined"}[receipt.approval],
+        f"version {receipt.champion}" if receipt.champion else "none yet",
     )
     return Published(receipt=receipt)
 

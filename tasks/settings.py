@@ -298,6 +298,7 @@ class Settings(Data, RecipeSettings, GateSettings, BatchLimits, Schedule):
         description="How many seeds to train, from the recipe's on: 1..5, at most five and no more than the verdict "
         "needs; 5, always five. The median model by accuracy is published.",
     )
+    approve: bool = Field(False, description="A model that passes the gate waits until a person approves it.")
     notify: Annotated[str, AfterValidator(_block_name)] | None = Field(
         None, description="A Prefect notification block (slack-webhook/ops) that is told how deployed runs end."
     )

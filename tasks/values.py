@@ -379,8 +379,9 @@ class Reports(Value):
 class Receipt(Value):
     """A published version.
 
-    `new` is false where this model was published before. `champion` is the current champion's number. `decides` is what
-    makes a version the champion in this store: the pointer, moved by compare-and-swap, or the newest history entry.
+    `new` is false where this model was published before. `champion` is the current champion's number, 0 for none.
+    `decides` is what makes a version the champion in this store: the pointer, moved by compare-and-swap, or the newest
+    history entry. `approval` tells of a version that is no champion: it waits for a person's approval, or was declined.
     """
 
     model: str
@@ -389,6 +390,7 @@ class Receipt(Value):
     champion: int
     decides: Literal["pointer", "history"]
     url: str
+    approval: Literal["", "waits", "declined"] = ""
 
 
 class Published(Value):
@@ -418,15 +420,16 @@ class RunRow(Value):
     """A run that has ended, or a rollback, as the model's page shows it.
 
     `id` names the folder of the run's report. `version` is what it published, or what had these weights already, and
-    the champion after a rollback; 0 for none. `lower` and `upper` are the accuracy's 95 % interval. `why` is the reason
-    for a rejection, a forced publish or a rollback. `margins` are those of the gate's rows, by their names. `images`
+    the champion after a rollback; 0 for none. `waiting` is a version that a person has to approve, `declined` one that
+    nobody will. `lower` and `upper` are the accuracy's 95 % interval. `why` is the reason for a rejection, a forced
+    publish, a rollback or a person's decision. `margins` are those of the gate's rows, by their names. `images`
     are those of the training, in so many `batches` if the source grows. `seconds` is what the steps took where they
     were computed.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,64}$")]
     time: AwareDatetime
-    verdict: Literal["published", "unchanged", "rejected", "refused", "rollback"]
+    verdict: Literal["published", "unchanged", "waiting", "declined", "rejected", "refused", "rollback"]
     version: Annotated[int, Field(ge=0)] = 0
     accuracy: float | None = None
     lower: float | None = None
@@ -454,9 +457,12 @@ class Record(Value):
 
 
 class Outcome(Value):
-    """How a run ended; "passed" is a model that passes the gate in a run that only judges."""
+    """How a run ended.
 
-    verdict: Literal["published", "already published", "passed", "rejected"]
+    "waiting" is a model that a person has to approve, "passed" one that passes the gate in a run that only judges.
+    """
+
+    verdict: Literal["published", "already published", "waiting", "passed", "rejected"]
     run: str
     store: str
     decision: Decision

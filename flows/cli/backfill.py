@@ -11,14 +11,13 @@ from collections.abc import Sequence
 
 from flows.cli.command import Command
 from flows.cli.progress import show_progress
-from flows.cli.run import call_flow, on_server
+from flows.cli.run import call_flow, on_server, outcome_of
 from flows.cli.streams import show
 from flows.cli.summary import verdict
-from tasks.errors import GateRejected, UsageError
+from tasks.errors import UsageError
 from tasks.learning.backend import require_backend
 from tasks.settings import Settings, has_batches, judges_only, require_judgeable
 from tasks.storage import open_store
-from tasks.values import Outcome
 
 LOG = logging.getLogger("retrain")
 
@@ -44,12 +43,7 @@ def _run_all(settings: Settings, names: Sequence[str]) -> None:
 def _run(settings: Settings, name: str, first: bool) -> None:
     """A run up to one batch, and its line. A batch that a check refuses ends the command: later ones build on it."""
     without = settings.without if first else ()
-    try:
-        outcome = call_flow(settings.model_copy(update={"until": name, "without": without}))
-    except GateRejected as rejection:
-        if not isinstance(rejection.outcome, Outcome):
-            raise
-        outcome = rejection.outcome
+    outcome = outcome_of(lambda: call_flow(settings.model_copy(update={"until": name, "without": without})))
     show(f"{name}  {verdict(outcome)}")
 
 

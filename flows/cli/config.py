@@ -56,7 +56,7 @@ OTHER_VARIABLES = (
 )
 
 # The section of each setting, "" for those above all sections.
-PLACES = dict.fromkeys(("model", "store", "device", "seeds", "notify"), "") | {
+PLACES = dict.fromkeys(("model", "store", "device", "seeds", "approve", "notify"), "") | {
     name: section for section, kind in SECTIONS.items() for name in kind.model_fields
 }
 
@@ -64,6 +64,9 @@ PLACES = dict.fromkeys(("model", "store", "device", "seeds", "notify"), "") | {
 # The names of settings in earlier versions.
 FORMER = {"dataset": "source"}
 
+
+# What is said of a switch that is neither on nor off.
+SWITCH = "it is a switch, true or false"
 
 # Settings that may be paths.
 PATHS = {"store", "source"}
@@ -256,8 +259,10 @@ def _from_file(file: Path) -> dict[str, Given]:
             name = FORMER.get(key, key)
             if PLACES.get(name) != section:
                 raise _unknown(key, section, file)
-            if isinstance(value, bool):  # Pydantic would take true for 1
-                raise UsageError(f"cannot use {_dotted(name)} of {file}: {value}", "it is no switch", "Give a value.")
+            if isinstance(value, bool) != (Settings.model_fields[name].annotation is bool):  # Pydantic takes true for 1
+                shown = str(value).lower() if isinstance(value, bool) else _toml(value)
+                why, hint = ("it is no switch", "Give a value.") if isinstance(value, bool) else (SWITCH, "Correct it.")
+                raise UsageError(f"cannot use {_dotted(name)} of {file}: {shown}", why, hint)
             found[name] = Given(_from_folder(value, file.parent) if name in PATHS else value, str(file))
     return found
 

@@ -3,13 +3,13 @@
     retrain run --store s3://models/digits --min-accuracy 0.97
     retrain up | status | down | deploy
     retrain models | versions | champion | history | show V | compare A B | verify [V] | fetch DIR
-    retrain rollback | pin V | unpin | gc | cache | doctor | config | init
+    retrain approve V | decline V | rollback | pin V | unpin | gc | cache | doctor | config | init
     retrain data check | calibrate | backfill
 
 The settings of `tasks.settings` are options, `RETRAIN_*` variables and keys of `retrain.toml`: see `flows.cli.config`.
-Exit codes: 0 published, unchanged or passed, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard error,
-results to standard output. Only `run`, `up` and `deploy` import Prefect, and only the steps that need it import
-TensorFlow.
+Exit codes: 0 published, waiting, unchanged or passed, 1 error, 2 usage, 3 rejected by the gate. Logs go to standard
+error, results to standard output. Only what runs a flow or deploys imports Prefect, and only the steps that need it
+import TensorFlow.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,9 +17,11 @@ from typing import Any, cast
 
 from flows.cli.command import MARKDOWN, Command, positive, reason, seeds
 from flows.cli.layout import columns, has_colours, plain, say, show_markdown
-from tasks.errors import RegistryError, UsageError
+from tasks import approval
+from tasks.errors import ChampionMoved, RegistryError, UsageError
 from tasks.gate.recipes import REFERENCE_SEEDS
 from tasks.learning import model_file
+from tasks.learning.backend import require_backend
 from tasks.model_page import enter
 from tasks.registry import Registry
 from tasks.registry.documents import Manifest, Pointer
@@ -31,6 +34,9 @@ from tasks.report.model_page import render
 from tasks.settings import ONE_SEED, Data, Settings
 from tasks.storage import open_store
 from tasks.storage.local import LocalStore
+from tasks.values import Outcome
+
+LOG = logging.getLogger("retrain")
 
 # Rows of a plot, and the columns of its axis.
 PLOT_HEIGHT, BESIDE_PLOT = 12, 26
@@ -66,7 +72,7 @@ def versions(options: argparse.Namespace) -> int:
             "the history names versions, and all are gone",
             "Restore them from a backup of the store. See `retrain history`.",
         )
-    code = 0
+    code, waiting = 0, registry.waiting()
     for version in numbers:
         try:
             prefix, line = _version_row(registry.manifest(version))
@@ -74,8 +80,9 @@ def versions(options: argparse.Namespace) -> int:
             if version not in registry.versions():  # its writer lost a race and has withdrawn it since it was listed
                 continue
             code, prefix, line = 1, f"{version:>4}  ", f"{error.what}: {error.why}"
-        roles = [("champion", pointer), ("reference", pin)]
-        say(f"{line}  {', '.join(role for role, target in roles if target and target.version == version)}", prefix)
+        roles = [role for role, of in (("champion", pointer), ("reference", pin)) if of and of.version == version]
+        roles += [str(waiting[version])] if version in waiting else []
+        say(f"{line}  {', '.join(roles)}", prefix)
     return code
 
 
@@ -158,6 +165,51 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 @_of_known_model
+def approve(options: argparse.Namespace) -> int:
+    """`retrain approve VERSION`."""
+    registry = _registry(options)
+    before = registry.checked_champion()
+    try:
+        pointer = approval.approve(registry, options.version, options.reason or "")
+    except ChampionMoved:
+        LOG.info("the champion has changed since version %d was judged: it is judged again", options.version)
+        return _judge_again(options)
+    if before and before.publish_id == pointer.publish_id:
+        say(f"nothing to do: the champion of {registry.model} is version {pointer.version} already")
+    else:
+        say(f"the champion of {registry.model} is version {pointer.version}, {_generation(pointer)}")
+    return 0
+
+
+def _judge_again(options: argparse.Namespace) -> int:
+    """Approve a version by the flow, which judges it beside the champion of now; the exit code is that of a run."""
+    from flows.cli.progress import show_progress
+    from flows.cli.run import on_server, outcome_of, tell
+
+    settings: Settings = options.settings
+
+    def call() -> Outcome:
+        from flows.approve import approve
+
+        why, store = options.reason or "", settings.store
+        state = approve(options.version, settings.model_name, reason=why, store=store, return_state=True)
+        return cast(Outcome, state.result())
+
+    require_backend()
+    show_progress()
+    return tell(outcome_of(lambda: on_server(settings, call)))
+
+
+@_of_known_model
+def decline(options: argparse.Namespace) -> int:
+    """`retrain decline VERSION`."""
+    registry = _registry(options)
+    declined = approval.decline(registry, options.version, options.reason)
+    say(f"version {declined.version} of {registry.model} was {declined}")
+    return 0
+
+
+@_of_known_model
 def pin(options: argparse.Namespace) -> int:
     """`retrain pin VERSION`."""
     registry = _registry(options)
@@ -178,7 +230,6 @@ def _train_seeds(settings: Settings, version: int, number: int) -> int:
     """Train the seeds of a pinned version; how many it has."""
     from flows.cli.progress import show_progress
     from flows.cli.run import on_server
-    from tasks.learning.backend import require_backend
 
     def call() -> int:
         from flows import pin
@@ -302,8 +353,10 @@ def _registry(options: argparse.Namespace) -> Registry:
 def _champion(registry: Registry) -> Pointer:
     pointer = registry.checked_champion()
     if pointer is None:
-        nothing = registry.nothing()
+        nothing, waiting = registry.nothing(), registry.waiting()
         next_step = nothing.next_step if nothing else "See `retrain run`."
+        if waiting:
+            next_step = f"Version {max(waiting)} {waiting[max(waiting)]}: see `retrain approve`."
         raise UsageError(f"there is no champion of {registry.model}", "nothing was published yet", next_step)
     return pointer
 
@@ -349,6 +402,22 @@ COMMANDS = [
             "--to": VERSION | {"metavar": "V", "help": "this version. Default: the one that the champion replaced"},
             "--from": VERSION | {"metavar": "V", "help": "only if this version is the champion"},
             "--reason": {"type": reason, "default": "rolled back", "metavar": "TEXT", "help": "why, for the history"},
+        },
+    ),
+    Command(
+        approve,
+        "make a version that waits for approval the champion; judged again if the champion has changed since",
+        {
+            "version": VERSION,
+            "--reason": {"type": reason, "metavar": "TEXT", "help": "why, for the history"},
+        },
+    ),
+    Command(
+        decline,
+        "decline a version that waits for approval; it stays stored",
+        {
+            "version": VERSION,
+            "--reason": {"type": reason, "required": True, "metavar": "TEXT", "help": "why; it is recorded"},
         },
     ),
     Command(

@@ -52,15 +52,25 @@ def run(options: argparse.Namespace) -> int:
     require_backend()
     clear_reports(options.report_dir)
     show_progress()
+    outcome = outcome_of(lambda: on_server(settings, lambda: _run(settings, options.or_digits, force_publish)))
+    write_reports(outcome, options.report_dir)
+    return tell(outcome, as_one_line=options.json)
+
+
+def outcome_of(call: Callable[[], Outcome]) -> Outcome:
+    """How a run ends, also one that the gate rejects. Raises what any other run ends with."""
     try:
-        outcome = on_server(settings, lambda: _run(settings, options.or_digits, force_publish))
+        return call()
     except GateRejected as rejection:
         if not isinstance(rejection.outcome, Outcome):
             raise
-        outcome = rejection.outcome
-    write_reports(outcome, options.report_dir)
+        return rejection.outcome
+
+
+def tell(outcome: Outcome, *, as_one_line: bool = False) -> int:
+    """Print how a run ended, and return the exit code."""
     width = columns(sys.stdout) if sys.stdout.isatty() else UNWRAPPED
-    show(as_json(outcome) if options.json else coloured(as_text(outcome, width)))
+    show(as_json(outcome) if as_one_line else coloured(as_text(outcome, width)))
     return GateRejected.exit_code if outcome.verdict == "rejected" else 0
 
 
@@ -98,7 +108,7 @@ def call_flow(settings: Settings, force_publish: str = "") -> Outcome:
         "batches": BatchLimits,
     }
     cards = {name: settings.card(kind) for name, kind in kinds.items()}
-    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", "model", *OF_ONE_RUN)}
+    others = {name: getattr(settings, name) for name in ("device", "seeds", "store", "model", "approve", *OF_ONE_RUN)}
     where = settings.train_on or "here"
     state = retrain(**cards, **others, train_on=where, force_publish=force_publish, return_state=True)
     return cast(Outcome, state.result())

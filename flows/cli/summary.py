@@ -44,6 +44,11 @@ def verdict(outcome: Outcome) -> str:
         line = f"{line}\n{verdict_line(decision)}."
     elif decision.remark and (receipt.new or receipt.version != receipt.champion):
         line += _remark(decision)
+    if receipt.approval == "declined":
+        return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already, and was declined: {line}"
+    if receipt.approval:
+        waits = f"{receipt.model} version {receipt.version}: {line} `retrain approve {receipt.version}`"
+        return f"{'WAITS FOR APPROVAL' if receipt.new else 'UNCHANGED, WAITS FOR APPROVAL'} {waits}"
     if receipt.new:
         return f"PUBLISHED {receipt.model} version {receipt.version}: {line}"
     return f"UNCHANGED: {receipt.model} version {receipt.version} is this model already: {line}"

@@ -19,8 +19,8 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from tasks.errors import ObjectTooLarge, RegistryError
 from tasks.storage.objects import LARGEST_DOCUMENT, ObjectStore
-from tasks.storage.probe import Decider
-from tasks.storage.verified import READS
+from tasks.storage.probe import Capabilities, Decider
+from tasks.storage.verified import READS, require
 from tasks.values import LARGEST_FILE, Sha256, Value
 
 T = TypeVar("T", bound=Value)
@@ -160,6 +160,25 @@ def read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:
         with suppress(RegistryError):
             return _read(store, kind, key)
     return _read(store, kind, key)
+
+
+def replace(store: ObjectStore, value: Value, key: str, etag: str | None, capabilities: Capabilities) -> None:
+    """Write a value in place of that with this ETag, None for none, and read it back.
+
+    Where the store enforces no conditions, in place of any other.
+
+    Raises:
+        KeyConflict: Another writer was first.
+        StoreError: The store refused, or returns other bytes.
+    """
+    data = encode(value)
+    if capabilities.decides == "history":
+        store.put(key, data)
+    elif etag is None:
+        store.put_once(key, data)
+    else:
+        store.compare_and_swap(key, data, capabilities.tag(etag))
+    require(store, key, data)
 
 
 def _read(store: ObjectStore, kind: type[T], key: str) -> tuple[T, str]:

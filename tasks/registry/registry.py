@@ -5,6 +5,7 @@
     models/<model>/versions/<n>/manifest.json           written last: without it there is no version for readers
     models/<model>/champion.json                        the pointer to the champion
     models/<model>/reference.json                       the pin: another version that candidates are compared with
+    models/<model>/approvals/<n>.json                   the request for a person's approval, and the answers
     models/<model>/history/<generation>-v<n>-<id>.json  a copy of every pointer
 
 Readers go pointer → manifest → file and verify each hash, so they see the old champion or the complete new one. A
@@ -19,7 +20,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from tasks.errors import (
     ChampionMoved,
@@ -30,12 +31,26 @@ from tasks.errors import (
     RegistryError,
     StoreError,
 )
+from tasks.registry.approvals import Answer, Approval, Approvals
 from tasks.registry.champion import ANY_CHAMPION, WITHDRAWAL_WAITS, ChampionPointer
-from tasks.registry.documents import NUMBER, File, Manifest, Pin, Pointer, damaged, encode, identity, now, read, sha256
-from tasks.settings import MODEL_NAME
+from tasks.registry.documents import (
+    NUMBER,
+    File,
+    Manifest,
+    Pin,
+    Pointer,
+    damaged,
+    encode,
+    identity,
+    now,
+    read,
+    replace,
+    sha256,
+)
+from tasks.settings import MODEL_NAME, Gate
 from tasks.storage.objects import ObjectStore
 from tasks.storage.probe import Capabilities, check
-from tasks.storage.verified import fetch, require, write
+from tasks.storage.verified import fetch, write
 from tasks.values import Receipt
 
 PIN_FILE = "reference.json"
@@ -77,6 +92,7 @@ class Registry:
         self.store, self.model, self._capabilities, self._check_model = store, model, capabilities, check_model
         self._base = f"models/{model}"
         self._champion = ChampionPointer(store, self._base)
+        self.approvals = Approvals(store, self._base)
 
     def champion(self) -> Pointer | None:
         """The champion, or None before the first publish. Raises RegistryError if its pointer or entry is damaged."""
@@ -184,6 +200,11 @@ class Registry:
             named += [pin] if (pin := self.pinned()) else []
         except RegistryError as error:
             errors.append(error)
+        for number in self.approvals.numbers():
+            try:
+                self.approvals.read(number)
+            except RegistryError as error:
+                errors.append(error)
         versions = self.versions()
         for version, content in sorted({(each.version, each.identity) for each in named}):
             if version not in versions:
@@ -247,39 +268,154 @@ class Registry:
             StoreError: The store refused a request or lost bytes. The same publish again completes it.
             ValueError: A file has a name that the registry reserves.
         """
-        if reserved := [path for path in files if RESERVED.fullmatch(path)]:
-            raise ValueError(f"reserved file names: {reserved}")
-        digests = {path: sha256(data) for path, data in files.items()}
-        content = identity(digests)
-        entries = tuple(File(path=path, size=len(files[path]), sha256=digests[path]) for path in sorted(files))
-        versions = self._names_by_version()
-        own = next((number for number in reversed(versions) if f"content-{content}" in versions[number]), None)
+        content, versions = identity(_digests(files)), self._names_by_version()
+        own = _number_of(content, versions)
         try:
             if after != ANY_CHAMPION:  # most writers that lose a race have lost it already, and so write nothing
                 self._champion.require(after, own, self.capabilities)
-            version, names = self._claim_number(content, own, versions)
-            for path, data in files.items():
-                if path not in names or not self._is_stored(version, path, data):
-                    write(self.store, self.key(_version(version, path)), data)
-            manifest = Manifest(version=version, identity=content, created=now(), files=entries, facts=dict(facts))
-            champion = self._promote(manifest, reason, after, new="manifest.json" not in names)
+            manifest, new = self._write_files(files, facts, versions)
+            version = manifest.version
+            champion = self._champion.promote(
+                version,
+                content,
+                reason,
+                self.capabilities,
+                complete=lambda: self._complete(manifest, new=new),
+                after=after,
+            )
         except ChampionMoved:
             self._withdraw(content)
             raise
-        new = champion.version == version and "manifest.json" not in names
+        new = new and champion.version == version
         if not new and after != ANY_CHAMPION:  # an earlier try may have got this far and broken after it
             new = self._champion.has_followed(version, after)
         return self.receipt(version, champion, new=new)
 
-    def _promote(self, manifest: Manifest, reason: str, after: str | None, *, new: bool) -> Pointer:
-        """Make a version whose files are stored visible and the champion: its manifest first."""
-        version, content = manifest.version, manifest.identity
+    def propose(
+        self, files: Mapping[str, bytes], facts: Mapping[str, Any], reason: str, after: str | None, run: str, gate: Gate
+    ) -> Receipt:
+        """Publish files as a new version that waits until a person approves it: see `tasks.registry.approvals`.
 
-        def complete() -> None:
-            if new or not self._has_manifest(version, content):
-                self._write_manifest(manifest)
+        Where a version with these weights waits already, or was declined, there is nothing to write.
 
-        return self._champion.promote(version, content, reason, self.capabilities, complete=complete, after=after)
+        Args:
+            files: As for `publish`.
+            facts: As for `publish`; `weights_digest` identifies the weights.
+            reason: Why the champion changes once it is approved, for the history.
+            after: The publish id of the champion that it was compared with; None: there was none.
+            run: The run that asks.
+            gate: The limits that it passed.
+
+        Raises:
+            RegistryError: The pointer or a history entry is damaged.
+            StoreError: The store refused a request or lost bytes. The same call again completes it.
+            ValueError: A file has a name that the registry reserves.
+        """
+        champion, weights = self.champion(), str(facts["weights_digest"])
+        for number, known in self.waiting().items():
+            if known.weights == weights:
+                return self.receipt(number, champion, new=False, approval="declined" if known.declined else "waits")
+        manifest, new = self._write_files(files, facts, self._names_by_version())
+        version = manifest.version
+        if version in self._champion.numbers():  # a former champion stays a former one
+            return self.receipt(version, champion, new=False)
+        approval = Approval(
+            version=version,
+            identity=manifest.identity,
+            weights=weights,
+            run=run,
+            after=after,
+            gate=gate,
+            reason=reason,
+            asked=now(),
+        )
+        self.approvals.ask(approval, self.capabilities)
+        self._complete(manifest, new=new)
+        return self.receipt(version, champion, new=True, approval="waits")
+
+    def waiting(self) -> dict[int, Approval]:
+        """The approvals of the versions that were never champion, by number: those that wait or were declined.
+
+        One that is damaged is left out; `verify_champion` names it.
+        """
+        found: dict[int, Approval] = {}
+        if numbers := self.approvals.numbers():
+            known = set(self.versions()) - self._champion.numbers()
+            for number in known.intersection(numbers):
+                with suppress(RegistryError):
+                    if approval := self.approvals.read(number):
+                        found[number] = approval
+        return dict(sorted(found.items()))
+
+    def requested(self, version: int) -> Approval:
+        """The approval of a version that waits or was declined; the version is intact.
+
+        Raises:
+            RegistryError: It does not wait, it is or was the champion, or it is damaged.
+        """
+        if problems := self.verify(version):
+            raise problems[0]
+        if version in self._champion.numbers():
+            raise RegistryError(
+                f"cannot decide on version {version}",
+                "it is the champion, or was",
+                "`retrain rollback` moves the champion: see `retrain history`.",
+            )
+        approval = self.approvals.read(version)
+        if approval is None or approval.identity != self.manifest(version).identity:
+            raise self.approvals.unknown(version)
+        return approval
+
+    def approve(self, version: int, answer: Answer, after: str | None) -> Pointer:
+        """Make a version that waits the champion, and return its pointer.
+
+        Args:
+            version: Its number.
+            answer: Who approves it, and why.
+            after: The publish id of the champion that it was compared with; None: there was none.
+
+        Raises:
+            ChampionMoved: Another version is the champion. It has to be judged again.
+            RegistryError: The version does not wait, is damaged, or another person decides at the same time.
+            StoreError: The store refused a request.
+        """
+        approval = self.requested(version)
+        self._champion.require(after, version, self.capabilities)
+        self.approvals.answer(version, answer, self.capabilities)
+        by = f"approved by {answer.by}{f': {answer.reason}' if answer.reason else ''}"
+        reason = f"{approval.reason}; {by}"
+        return self._champion.promote(version, approval.identity, reason, self.capabilities, after=after)
+
+    def decline(self, version: int, answer: Answer) -> Approval:
+        """Decline a version that waits. Raises RegistryError and StoreError as `approve` does."""
+        self.requested(version)
+        declined = self.approvals.answer(version, answer, self.capabilities)
+        self.requested(version)  # raises where it has become champion meanwhile
+        return declined
+
+    def _write_files(
+        self, files: Mapping[str, bytes], facts: Mapping[str, Any], versions: dict[int, set[str]]
+    ) -> tuple[Manifest, bool]:
+        """Write files below the number of their content; its manifest, which is not written yet, and whether it is new.
+
+        Raises ValueError for reserved names.
+        """
+        if reserved := [path for path in files if RESERVED.fullmatch(path)]:
+            raise ValueError(f"reserved file names: {reserved}")
+        digests = _digests(files)
+        content = identity(digests)
+        entries = tuple(File(path=path, size=len(files[path]), sha256=digests[path]) for path in sorted(files))
+        version, names = self._claim_number(content, _number_of(content, versions), versions)
+        for path, data in files.items():
+            if path not in names or not self._is_stored(version, path, data):
+                write(self.store, self.key(_version(version, path)), data)
+        manifest = Manifest(version=version, identity=content, created=now(), files=entries, facts=dict(facts))
+        return manifest, "manifest.json" not in names
+
+    def _complete(self, manifest: Manifest, *, new: bool) -> None:
+        """Make a version whose files are stored visible."""
+        if new or not self._has_manifest(manifest.version, manifest.identity):
+            self._write_manifest(manifest)
 
     def _withdraw(self, content: str) -> None:
         """Make a content invisible that has not become champion, also if an earlier try of this publish wrote it.
@@ -331,6 +467,12 @@ class Registry:
             target = first.previous
         if problems := self.verify(target):
             raise problems[0]
+        if approval := self.waiting().get(target):
+            raise RegistryError(
+                f"cannot roll back to version {target}",
+                f"it was never champion: it {'was ' if approval.declined else ''}{approval}",
+                f"`retrain approve {target}` makes it the champion.",
+            )
         after = champion.publish_id if champion and (to is None or only is not None) else ANY_CHAMPION
         content = self.manifest(target).identity
         return self._champion.promote(target, content, reason, self.capabilities, again=True, after=after)
@@ -351,9 +493,10 @@ class Registry:
         """
         if problems := self.verify(version):
             raise problems[0]
+        key = self.key(PIN_FILE)
         pin = Pin(version=version, identity=self.manifest(version).identity, moved=now(), reason=reason)
         try:
-            self._write_pin(encode(pin))
+            replace(self.store, pin, key, self._etag(key), self.capabilities)
         except KeyConflict as error:
             raise RegistryError(
                 f"cannot pin version {version}",
@@ -366,19 +509,11 @@ class Registry:
         """Delete the pin, also a damaged one: candidates are compared with the champion alone."""
         self.store.delete(self.key(PIN_FILE))
 
-    def _write_pin(self, data: bytes) -> None:
-        """Write the pin, with a condition where the store enforces one, and read it back."""
-        key = self.key(PIN_FILE)
-        if self.capabilities.decides == "history":
-            write(self.store, key, data)
-            return
+    def _etag(self, key: str) -> str | None:
         try:
-            etag = self.store.etag(key)
+            return self.store.etag(key)
         except KeyMissing:
-            self.store.put_once(key, data)
-        else:
-            self.store.compare_and_swap(key, data, self.capabilities.tag(etag))
-        require(self.store, key, data)
+            return None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -387,15 +522,18 @@ class Registry:
             self._capabilities = check(self.store)
         return self._capabilities
 
-    def receipt(self, version: int, champion: Pointer, *, new: bool) -> Receipt:
-        """The receipt of a publish of this version."""
+    def receipt(
+        self, version: int, champion: Pointer | None, *, new: bool, approval: Literal["", "waits", "declined"] = ""
+    ) -> Receipt:
+        """The receipt of a publish of this version; without a champion, number 0 stands for it."""
         return Receipt(
             model=self.model,
             version=version,
             new=new,
-            champion=champion.version,
+            champion=champion.version if champion else 0,
             decides=self.capabilities.decides,
             url=self._address(f"versions/{version}"),
+            approval=approval,
         )
 
     def _names_by_version(self) -> dict[int, set[str]]:
@@ -475,6 +613,15 @@ class Registry:
 
     def _address(self, path: str) -> str:
         return self.store.address(self.key(path))
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: sha256(data) for path, data in files.items()}
+
+
+def _number_of(content: str, versions: dict[int, set[str]]) -> int | None:
+    """The last number that this content has taken."""
+    return next((number for number in reversed(versions) if f"content-{content}" in versions[number]), None)
 
 
 def _version(number: int, path: str) -> str:

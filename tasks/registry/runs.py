@@ -122,6 +122,10 @@ class RunIndex:
         rows += self._without_file(rows)
         return sorted(rows, key=lambda row: (row.time, row.verdict == "rollback", row.version, row.id))
 
+    def row(self, run: str) -> RunRow | None:
+        """The row of a run; None if there is none, or it is damaged."""
+        return self._row(self.key(f"runs/{run}.json"))
+
     def _row(self, key: str) -> RunRow | None:
         try:
             row, _ = read(self.store, RunRow, key)
@@ -136,8 +140,9 @@ class RunIndex:
         registry = Registry(self.store, self.model)
         rows = list(rows)
         published = {row.version for row in rows if row.verdict == "published"}
+        waiting = registry.waiting()
         for number in registry.versions():
-            if number not in published:
+            if number not in published and number not in waiting:
                 try:
                     manifest = registry.manifest(number)
                 except RegistryError as error:

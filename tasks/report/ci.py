@@ -143,6 +143,7 @@ def outcome_line(outcome: Outcome) -> str:
     version = outcome.receipt.version if outcome.receipt else 0
     became = {
         "published": f"Published as version {version}.",
+        "waiting": f"Version {version} waits for approval: `retrain approve {version}`.",
         "already published": f"Unchanged: version {version} is this model already.",
         "passed": "Nothing was published: this run only judges.",
         "rejected": "Nothing was published.",

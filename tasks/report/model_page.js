@@ -7,11 +7,11 @@ const { model, base, fields, runs: packed } = JSON.parse(document.getElementById
 const SVG = "http://www.w3.org/2000/svg";
 const LISTED = 50;
 const WORDS = {
-  published: "published", now: "champion now", unchanged: "unchanged", rejected: "rejected", refused: "batch refused", rollback: "rollback",
+  published: "published", now: "champion now", waiting: "waits for approval", declined: "declined", unchanged: "unchanged", rejected: "rejected", refused: "batch refused", rollback: "rollback",
 };
-const COLOURS = { now: "good", rejected: "bad", refused: "bad", rollback: "second" };
+const COLOURS = { now: "good", declined: "bad", rejected: "bad", refused: "bad", rollback: "second" };
 const colour = (mark) => `var(--${COLOURS[mark] ?? "accent"})`;
-const filling = (mark) => (mark === "unchanged" ? "var(--card)" : colour(mark));
+const filling = (mark) => (mark === "unchanged" || mark === "waiting" ? "var(--card)" : colour(mark));
 
 function element(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "circle", "text", "title", "g"].includes(name);
@@ -127,7 +127,7 @@ function table(runs) {
   const heads = ["Time (UTC)", "Verdict", "Version", "Accuracy", "Why", "Images", "Seeds", "Seconds", "Device"];
   const rows = (some) => some.map((run) => element("tr", {},
     element("th", { scope: "row" }, anchor(run, element("span", {}, minute(run)))),
-    element("td", { class: { rejected: "fail", refused: "fail", published: "pass" }[run.verdict] ?? "" }, WORDS[run.verdict]),
+    element("td", { class: { rejected: "fail", refused: "fail", declined: "fail", published: "pass" }[run.verdict] ?? "" }, WORDS[run.verdict]),
     element("td", { class: "number" }, run.version ? String(run.version) : ""),
     element("td", { class: "number" }, percent(run.accuracy)),
     element("td", { class: "because" }, run.why),
@@ -158,6 +158,10 @@ function show(runs) {
   tile("versions", number(published.length));
   tile("runs", number(runs.filter((run) => run.verdict !== "rollback").length));
   tile("rejected or refused", number(bad));
+  const waiting = new Map();  // the last that is known of each version that a person has to approve
+  for (const run of runs) if (run.verdict === "waiting" || waiting.has(run.version)) waiting.set(run.version, run.verdict);
+  const undecided = [...waiting].filter(([, verdict]) => verdict === "waiting" || verdict === "unchanged").map(([version]) => version);
+  if (undecided.length) tile("waiting for approval", undecided.map((version) => `version ${version}`).join(", "));
 
   const time = (run) => Date.parse(run.time);
   const short = runs.length && time(runs.at(-1)) - time(runs[0]) < 2 * 86_400_000;  // then a day says too little
@@ -179,7 +183,7 @@ function show(runs) {
         if (target) points.push({ x: time(run), y: target.accuracy, run });
       }
     }
-    section("Accuracy of each run", keys(["published", "now", "unchanged", "rejected", "rollback"]), chart(points, {
+    section("Accuracy of each run", keys(["published", "now", "unchanged", "rejected", "rollback", "waiting", "declined"].filter((each) => each !== "waiting" && each !== "declined" || runs.some((run) => run.verdict === each))), chart(points, {
       text: percent, xText: date, interval: true,
       label: `Test accuracy of ${judged.length} runs from ${day(judged[0])} to ${day(judged.at(-1))}, with 95 % intervals`,
     }));

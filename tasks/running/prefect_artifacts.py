@@ -38,7 +38,7 @@ LONGEST_WAIT = 10.0
 
 FENCE = "```"
 
-VERDICTS = ("published", "unchanged", "passed", "rejected")
+VERDICTS = ("published", "waiting", "declined", "unchanged", "passed", "rejected")
 
 
 def show_markdown(name: str, series: str, markdown: str, description: str) -> None:

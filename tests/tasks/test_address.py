@@ -10,7 +10,7 @@ import pytest
 
 from tasks.address import PLAIN, Address, hidden, is_plain
 from tasks.errors import RetrainError
-from tasks.judge import who
+from tasks.running.who import who
 from tasks.settings import Data
 
 
