@@ -143,6 +143,16 @@ def notifications(block: UUID, prefix: str) -> list[AutomationCore]:
     ]
 
 
+def block_of(client: SyncPrefectClient, prefix: str) -> UUID | None:
+    """The block through which the runs of these deployments tell how they ended; None where nobody is told."""
+    first, *_ = notifications(UUID(int=0), prefix)
+    for known in client.read_automations_by_name(first.name):
+        for action in known.actions:
+            if isinstance(action, SendNotification):
+                return action.block_document_id
+    return None
+
+
 def apply_notifications(client: SyncPrefectClient, block: UUID | None, prefix: str) -> None:
     """Create or update the automations of these deployments; without a block, delete them."""
     for automation in notifications(block or UUID(int=0), prefix):

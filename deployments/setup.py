@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -18,7 +19,8 @@ from prefect.exceptions import ObjectNotFound
 
 from deployments.automations import upsert
 from deployments.deploy import Deploy, Target, remove_obsolete
-from deployments.notifications import apply_notifications, find_block
+from deployments.notice_log import notice_log
+from deployments.notifications import apply_notifications, block_of, find_block
 from tasks.running.liveness import HEARTBEAT
 
 POOLS = ("retrain-jobs", "retrain-training")
@@ -41,6 +43,7 @@ def apply(
     overwrite: bool = False,
     dry_run: bool = False,
     show: Callable[[str], None] = print,
+    log: Path | None = None,
 ) -> list[str]:
     """Create or update pools, deployments and automations on the server that `PREFECT_API_URL` names.
 
@@ -52,6 +55,8 @@ def apply(
         overwrite: Replace what was changed on the server since the last deploy too.
         dry_run: Only show what would change.
         show: Called with each line that tells of a change, before it is made.
+        log: A file on the server's machine to which runs tell where nobody was ever named. Only a server of
+            `retrain up` can write one.
 
     Returns:
         The address of each model's store.
@@ -75,8 +80,11 @@ def apply(
         if not dry_run:
             watch_heartbeats()
             for target, block in zip(targets, blocks, strict=True):
+                prefix = target.settings.deployment_prefix
                 if target.settings.notify is not None:
-                    apply_notifications(client, block, target.settings.deployment_prefix)
+                    apply_notifications(client, block, prefix)
+                elif log and block_of(client, prefix) in {None, own := notice_log(log)}:
+                    apply_notifications(client, own, prefix)
     return [str(deploy.parameters["store"]) for deploy in deploys]
 
 

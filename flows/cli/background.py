@@ -3,6 +3,7 @@
     $RETRAIN_HOME/up/state.json    port, store, files, …, kept over `down`, and the processes that were started
     $RETRAIN_HOME/up/password      user and password of the server, for its workers, our own clients and the interface
     $RETRAIN_HOME/up/*.log         the output of each process
+    $RETRAIN_HOME/up/notices.log   what the server tells of runs whose model names nobody to tell
     $RETRAIN_HOME/up/prefect.db    the server's database: runs, schedules, logs
 
 A process counts as started here only if its id *and* its start agree: the system may give the id to another program.
@@ -48,6 +49,7 @@ from flows.cli.server import (
     protection,
     use_server,
 )
+from tasks.address import escaped
 from tasks.errors import ServerError, UsageError
 from tasks.settings import DeviceChoice, Settings, has_batches, home
 from tasks.storage import open_store
@@ -59,6 +61,9 @@ LOG = logging.getLogger("retrain")
 SERVER = "server"
 # One training at a time: a GPU has no room for two.
 WORKERS = {"worker jobs": ("retrain-jobs", ()), "worker training": ("retrain-training", ("--limit", "1"))}
+
+# The notices that are shown, the last ones.
+SHOWN = 3
 
 # Seconds between SIGTERM and SIGKILL: a worker needs some to end its runs.
 GRACE_PERIOD = 20.0
@@ -178,7 +183,12 @@ def _up(options: argparse.Namespace) -> int:
         require_block(each.notify or "")
     create_pools()
     state = _ensure_workers(state, done)
-    apply([Target(each, device, store.url) for each in settings], overwrite=options.overwrite, show=LOG.info)
+    apply(
+        [Target(each, device, store.url) for each in settings],
+        overwrite=options.overwrite,
+        show=LOG.info,
+        log=notices(),
+    )
     kept = {"store": store.url, "device": wanted.device, "files": wanted.files}
     state = _write_state(state.model_copy(update=kept))
     for name, (pool, _) in WORKERS.items():
@@ -457,6 +467,9 @@ def _show(state: State) -> None:
     }
     for name, text in (processes | places).items():
         say(text, f"{name:<12} ")
+    with suppress(OSError):
+        for notice in notices().read_text(errors="replace").splitlines()[-SHOWN:]:
+            say(escaped(notice), f"{'notice':<12} ")
 
 
 def _process_status(state: State, name: str) -> str:
@@ -533,6 +546,11 @@ def _state_file() -> Path:
 
 def _log_file(name: str) -> Path:
     return _folder() / f"{name.replace(' ', '-')}.log"
+
+
+def notices() -> Path:
+    """The file to which the server appends the notices of models that name nobody to tell."""
+    return _folder() / "notices.log"
 
 
 def _read_state() -> State | None:

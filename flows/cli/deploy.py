@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flows.cli.background import running_server
+from flows.cli.background import notices, running_server
 from flows.cli.command import DEPLOYED, OVERWRITE, Command
 from flows.cli.config import require_deployable
 from flows.cli.layout import say
@@ -34,7 +34,8 @@ def deploy(options: argparse.Namespace) -> int:
     from deployments.setup import apply
 
     targets = [Target(each, each.device, store) for each, store in zip(settings, named, strict=True)]
-    stores = apply(targets, overwrite=options.overwrite, dry_run=options.dry_run, show=say)
+    log = notices() if server is own else None
+    stores = apply(targets, overwrite=options.overwrite, dry_run=options.dry_run, show=say, log=log)
     for store in dict.fromkeys(stores):
         if store.startswith("file:") and server is not own:
             print(f"retrain: every worker has to see the folder of {store} at this path", file=sys.stderr)

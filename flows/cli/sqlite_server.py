@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import runpy
 from datetime import timedelta
+from importlib import import_module
 
 import httpx
 import sqlalchemy
@@ -63,4 +64,5 @@ if __name__ == "__main__":
     lock_at_begin()
     wait_briefly()
     hide_addresses()
+    import_module("deployments.notice_log")  # a block whose class the server does not know cannot notify
     runpy.run_module("prefect", run_name="__main__")
