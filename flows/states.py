@@ -78,7 +78,8 @@ def batches_rejected(verdicts: Sequence[BatchVerdict], recorded: Record, run: Ru
 
 def _outcome(verdict: str, decision: Decision, receipt: Receipt | None, recorded: Record, run: Run) -> Outcome:
     reused = sum(step.cached for step in run.steps)
-    show_markdown("steps", run.series, table(step_rows(run.steps)), f"{reused} of {len(run.steps)} steps reused")
+    if run.steps:
+        show_markdown("steps", run.series, table(step_rows(run.steps)), f"{reused} of {len(run.steps)} steps reused")
     version = f" version {receipt.version}" if receipt else ""
     shown = "unchanged" if verdict == "already published" else verdict
     show_verdict(shown, version)

@@ -27,6 +27,9 @@ function link(run) {
   return report && run.verdict !== "rollback" ? `${base}${report}/report.html` : "";
 }
 
+// A rollback or a person's decision has an id of another form.
+const isRun = (run) => /^([0-9a-f-]{36}|version-[0-9]+)$/.test(run.id);
+
 function anchor(run, child) {
   const address = link(run);
   if (!address) return child;
@@ -156,7 +159,7 @@ function show(runs) {
     : "Nothing was published yet.";
   if (current && current.accuracy !== null) tile("accuracy of the champion", percent(current.accuracy));
   tile("versions", number(published.length));
-  tile("runs", number(runs.filter((run) => run.verdict !== "rollback").length));
+  tile("runs", number(runs.filter(isRun).length));
   tile("rejected or refused", number(bad));
   const waiting = new Map();  // the last that is known of each version that a person has to approve
   for (const run of runs) if (run.verdict === "waiting" || waiting.has(run.version)) waiting.set(run.version, run.verdict);

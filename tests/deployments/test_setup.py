@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -27,7 +28,9 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_UR
 from deployments import deploy as deploy_module
 from deployments import setup
 from deployments.deploy import Target
+from deployments.notice_log import NoticeLog
 from flows import turn
+from flows.approve import approve
 from flows.retrain import retrain
 from flows.watch import watch
 from tasks.errors import UsageError
@@ -437,6 +440,45 @@ def test_where_a_source_grows_it_is_watched_and_no_longer_where_it_does_not(clie
     assert WATCHING not in " ".join(deploy(**GROWING | {"source": "s3://data/letters"}))
 
 
+def test_a_model_that_waits_for_approval_has_a_form_for_it(client: SyncPrefectClient) -> None:
+    waiting: dict[str, Any] = {"model": "letters", "source": "s3://data/letters", "min_accuracy": 0.9, "approve": True}
+    assert "approve/letters-approve: new, with model letters, store s3://models/prod" in deploy(**waiting)
+    assert parameters(client, "retrain/letters-scheduled")["approve"] is True
+    form = client.read_deployment_by_name("approve/letters-approve")
+    assert form.parameter_openapi_schema is not None
+    assert form.parameter_openapi_schema["required"] == ["version", "model"]
+    assert form.parameter_openapi_schema["properties"]["answer"]["enum"] == ["approve", "decline"]
+    approve.validate_parameters(form.parameters | {"version": 3})
+    assert deploy(**waiting) == []
+    change(client, "retrain/letters-scheduled", approve=False)  # in the interface: it stays, and the form has no use
+    assert "approve/letters-approve: removed, as its model waits for nobody" in deploy(**waiting)
+    change(client, "retrain/letters-scheduled", approve=True)
+    deploy(**waiting)
+    assert "approve/letters-approve: removed, as its model waits for nobody" in deploy(**waiting | {"approve": False})
+
+
+def test_where_nobody_is_named_a_server_of_our_own_keeps_a_log(tmp_path: Path) -> None:
+    targets, log = [Target(Settings(), "cpu", STORE)], tmp_path / "notices.log"
+    setup.apply(targets, log=log)
+    told = everything()["automation retrain: tell how a run ended"]
+    setup.apply(targets, log=log)
+    assert everything()["automation retrain: tell how a run ended"] == told
+    with get_client(sync_client=True) as client:
+        document = client.read_block_document(told.actions[0].block_document_id)
+    block: Any = NoticeLog._from_block_document(document)
+    asyncio.run(block.notify("version 3,\naccuracy 0.98", "retrain Published: mnist"))
+    asyncio.run(block.notify("\x1b[2Jcleared", None))
+    first, second = log.read_text().splitlines()
+    assert first.endswith("  retrain Published: mnist: version 3, accuracy 0.98".strip())
+    assert "cleared" in second
+    CustomWebhookNotificationBlock(name="x", url="http://127.0.0.1:9").save("people", overwrite=True)
+    deploy(notify="custom-webhook/people")
+    named = everything()["automation retrain: tell how a run ended"]
+    setup.apply(targets, log=log)
+    assert everything()["automation retrain: tell how a run ended"] == named, "people who are named stay named"
+    deploy(notify="")
+
+
 def test_what_people_have_changed_of_a_watch_stays(client: SyncPrefectClient) -> None:
     deploy(**GROWING)
     deployment = client.read_deployment_by_name(WATCHING)
@@ -486,7 +528,7 @@ def test_with_a_block_there_are_automations_that_tell_and_without_it_none() -> N
         deploy(notify="custom-webhook/team")
         assert everything().keys() == without.keys() | NOTICES
     ended = everything()["automation retrain: tell how a run ended"]
-    states = {"Published", "Rejected", "Failed", "Crashed"}
+    states = {"Published", "AwaitingApproval", "Declined", "Rejected", "Failed", "Crashed"}
     assert ended.trigger.expect == {f"prefect.flow-run.{state}" for state in states}
     with get_client(sync_client=True) as client:  # what somebody paused in the interface stays paused
         client.request("PATCH", "/automations/{id}", path_params={"id": ended.id}, json={"enabled": False})
@@ -512,8 +554,8 @@ def test_each_model_tells_through_its_own_block() -> None:
         (action,), (_, of_deployment) = each.actions, each.trigger.match_related
         deployments.setdefault(str(action.block_document_id), set()).update(of_deployment["prefect.resource.name"])
     assert sorted(map(sorted, deployments.values())) == [
-        ["letters-on-demand", "letters-scheduled", "letters-watch"],
-        ["on-demand", "scheduled", "watch"],
+        ["approve", "on-demand", "scheduled", "watch"],
+        ["letters-approve", "letters-on-demand", "letters-scheduled", "letters-watch"],
     ], "each run is told by one of them"
     deploy(model="letters", source="digits", notify="")
     assert {name for name in everything() if name.startswith("automation retrain: tell")} == NOTICES
