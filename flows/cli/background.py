@@ -392,6 +392,7 @@ def _environment(state: State) -> dict[str, str]:
         **database(_folder() / "prefect.db"),
         "PREFECT_SERVER_UI_API_URL": state.api,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs too, after 90 days
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "RETRAIN_HOME": str(home().resolve()),
     }
