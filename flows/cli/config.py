@@ -260,7 +260,7 @@ def _from_file(file: Path) -> dict[str, Given]:
             if PLACES.get(name) != section:
                 raise _unknown(key, section, file)
             if isinstance(value, bool) != (Settings.model_fields[name].annotation is bool):  # Pydantic takes true for 1
-                shown = str(value).lower() if isinstance(value, bool) else _toml(value)
+                shown = str(value).lower() if isinstance(value, bool) else repr(value)
                 why, hint = ("it is no switch", "Give a value.") if isinstance(value, bool) else (SWITCH, "Correct it.")
                 raise UsageError(f"cannot use {_dotted(name)} of {file}: {shown}", why, hint)
             found[name] = Given(_from_folder(value, file.parent) if name in PATHS else value, str(file))

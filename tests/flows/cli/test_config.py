@@ -25,6 +25,7 @@ model = "postcodes"
 store = "s3://models/prod"
 device = "cpu"
 seeds = "3..5"
+approve = true
 notify = "slack-webhook/ops"
 [data]
 source = "digits"
@@ -174,7 +175,9 @@ def test_a_file_that_is_there_is_not_overwritten(folder: Path, capsys: pytest.Ca
             "[gate]\nmin_accuracy = 97",
             "gate.min_accuracy of FILE: 97: input should be less than or equal to 1.",
         ),
-        ("[recipe]\nepochs = true", "recipe.epochs of FILE: True: it is no switch."),
+        ("[recipe]\nepochs = true", "recipe.epochs of FILE: true: it is no switch."),
+        ("approve = 'yes'", "approve of FILE: 'yes': it is a switch, true or false."),
+        ("approve = 1", "approve of FILE: 1: it is a switch, true or false."),
         ("[recipe]\nepochs = 1.5", "recipe.epochs of FILE: 1.5: input should be a valid integer"),
         (
             "[recipe]\nepochs = {a = 1}",
