@@ -8,7 +8,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import retrain
 from tasks.errors import UsageError
-from tasks.settings import Data, Settings, StepName
+from tasks.settings import OF_NO_RUN, Data, Settings, StepName
 
 # Lists in the form, tuples in the settings; and what is unset for the command line.
 DIFFERENT = {"mirror", "refresh", "without", "accept_changed", "train_on"}
