@@ -19,6 +19,7 @@ from tasks.errors import UsageError
 from tasks.model_page import rebuild
 from tasks.registry import Registry
 from tasks.registry.garbage import garbage
+from tasks.registry.registry import STAYS
 from tasks.registry.retention import old_runs, outdated, remove_run
 from tasks.report.formatting import count
 from tasks.settings import Retention, home
@@ -86,7 +87,8 @@ def _versions(registry: Registry, policy: Retention, before: datetime) -> Iterat
 
     for version, why in find().items():
         prefix = registry.key(f"versions/{version}/")
-        if objects := list(registry.store.list(prefix)):
+        entries = registry.store.list(prefix)
+        if objects := [entry for entry in entries if not entry.key.removeprefix(prefix).startswith(STAYS)]:
             line = f"version {version} of {registry.model} {why}"
             yield Removable(prefix, line, objects, partial(registry.retire, version, find))
 
