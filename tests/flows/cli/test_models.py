@@ -340,8 +340,8 @@ def test_gc_shows_and_applies_the_retention_policy(
     run = "0b0f3f0e-1111-4222-8333-444455556666"
     store.put(f"runs/{run}/report.json", b'{"model": "mnist"}')
     os.utime(store.root / f"runs/{run}/report.json", (0, 0))
-    before = [entry.key for entry in store.list("")]
     assert retrain("gc", "--older-than", "0")[1].startswith("nothing to remove"), "without a policy all is kept"
+    before = [entry.key for entry in store.list("")]
     config = tmp_path / "retrain.toml"
     config.write_text("[retention]\nkeep_champions = 1\nkeep_months = 0\nkeep_runs_days = 90\n")
     policy = ("gc", "--config", str(config))

@@ -18,9 +18,9 @@ from tasks import model_page
 from tasks.errors import KeyConflict, KeyMissing, RegistryError
 from tasks.registry import Registry
 from tasks.registry.answers import FOLDER
+from tasks.registry.champion import CLAIMS
 from tasks.registry.documents import Pointer, encode, now, sha256
 from tasks.registry.garbage import ANSWERS, garbage
-from tasks.registry.registry import CLAIMS
 from tasks.registry.retention import old_runs, outdated, remove_run, unneeded
 from tasks.registry.runs import RunIndex
 from tasks.registry.verification import verify_everything
@@ -519,7 +519,7 @@ def test_the_removal_of_a_report_that_was_killed_is_completed(store: ObjectStore
     before = folders(store)
     for at in count():
         try:
-            drop(Dead(store, at))  # type: ignore[arg-type]
+            drop(Dead(store, at))
             break
         except Killed:
             without = {row.id for row in RunIndex(store, "mnist").rows() if not row.report}
