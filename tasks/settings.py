@@ -243,6 +243,25 @@ class Schedule(Card):
     )
 
 
+class Retention(Card):
+    """What `retrain gc` keeps of a model's versions and runs. What is unset is kept for ever."""
+
+    keep_champions: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None,
+        description="How many champions gc keeps: the last ones, and those that as many rollbacks lead to. Unset: "
+        "every version.",
+    )
+    keep_months: Annotated[int, Field(ge=0, le=1200)] | None = Field(
+        None,
+        description="Of how many months, this one included, gc keeps the last champion too. Unset: of every month.",
+    )
+    keep_runs_days: Annotated[int, Field(ge=1, le=36_500)] | None = Field(
+        None,
+        description="For how many days gc keeps the report of a run that published no version which is kept. Unset: "
+        "for ever.",
+    )
+
+
 # What moves with a lower min_accuracy: a stricter one would decide in its place, and choosing it would change nothing.
 FOLLOWERS = ("min_accuracy_lower_bound", "min_class_recall")
 
@@ -278,7 +297,7 @@ def gate_for(source: str, gate: GateSettings, seeds: str = "") -> Gate:
     return own.model_copy(update=following | chosen)
 
 
-class Settings(Data, RecipeSettings, GateSettings, BatchLimits, Schedule):
+class Settings(Data, RecipeSettings, GateSettings, BatchLimits, Schedule, Retention):
     """All settings in one flat list."""
 
     model_config = ConfigDict(title="Settings")
@@ -345,6 +364,9 @@ class Settings(Data, RecipeSettings, GateSettings, BatchLimits, Schedule):
 # What belongs to one run: neither in a file of settings nor in a deployment.
 OF_ONE_RUN = ("refresh", "dry_run", "require_champion", "baseline", "until", "without", "accept_changed")
 
+# What no run takes: of deployments, and of what is kept.
+OF_NO_RUN = ("cron", "timezone", "notify", *Retention.model_fields)
+
 # The sections of `retrain.toml`; every other setting but those of one run stands above them.
 SECTIONS: dict[str, type[Value]] = {
     "data": Data,
@@ -352,6 +374,7 @@ SECTIONS: dict[str, type[Value]] = {
     "gate": GateSettings,
     "batches": BatchLimits,
     "schedule": Schedule,
+    "retention": Retention,
 }
 
 

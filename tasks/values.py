@@ -424,7 +424,7 @@ class RunRow(Value):
     nobody will. `lower` and `upper` are the accuracy's 95 % interval. `why` is the reason for a rejection, a forced
     publish, a rollback or a person's decision. `margins` are those of the gate's rows, by their names. `images`
     are those of the training, in so many `batches` if the source grows. `seconds` is what the steps took where they
-    were computed.
+    were computed. `report` is whether the run's report is still kept; a file without it is that of one which is.
     """
 
     id: Annotated[str, Field(pattern=r"^[0-9A-Za-z-]{1,64}$")]
@@ -441,6 +441,7 @@ class RunRow(Value):
     seeds: int = 0
     seconds: float = 0
     device: str = ""
+    report: Annotated[bool, Field(exclude_if=bool)] = True
 
 
 class Record(Value):

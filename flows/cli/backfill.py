@@ -16,7 +16,7 @@ from flows.cli.streams import show
 from flows.cli.summary import verdict
 from tasks.errors import UsageError
 from tasks.learning.backend import require_backend
-from tasks.settings import Settings, has_batches, judges_only, require_judgeable
+from tasks.settings import OF_NO_RUN, Settings, has_batches, judges_only, require_judgeable
 from tasks.storage import open_store
 
 LOG = logging.getLogger("retrain")
@@ -81,9 +81,7 @@ COMMANDS = [
             "--from": {"dest": "first", "default": "", "metavar": "NAME", "help": "begin at this batch"},
             "--to": {"dest": "last", "default": "", "metavar": "NAME", "help": "end at this batch"},
         },
-        fields=[
-            name for name in Settings.model_fields if name not in {"cron", "timezone", "notify", "until", "refresh"}
-        ],
+        fields=[name for name in Settings.model_fields if name not in {*OF_NO_RUN, "until", "refresh"}],
         description="Run the job up to each batch in the order of their names, as a run after each one's arrival would "
         "have. Into an empty store, or with another --model, this rebuilds the history: on the same kind of device "
         "with the same weights, bit for bit. Ends at a batch that a check refuses: leave it out with --without.",

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 from tasks.address import hidden
-from tasks.settings import NO_LINE, OF_ONE_RUN, Settings, is_line
+from tasks.settings import NO_LINE, OF_ONE_RUN, Retention, Settings, is_line
 
 
 class Command(NamedTuple):
@@ -128,5 +128,5 @@ LONGEST = 36_500
 MARKDOWN = {"action": "store_true", "help": "print it as Markdown, for a file or a comment"}
 
 # The settings and an option of `up` and `deploy`.
-DEPLOYED = [name for name in Settings.model_fields if name not in OF_ONE_RUN]
+DEPLOYED = [name for name in Settings.model_fields if name not in {*OF_ONE_RUN, *Retention.model_fields}]
 OVERWRITE = {"action": "store_true", "help": "set what was changed on the server since the last deploy too"}

@@ -426,6 +426,7 @@ def _commented(settings: Settings, found: Sequence[str]) -> Iterator[str]:
 
 # What a commented-out line of a setting without a default shows.
 EXAMPLES = {"notify": "slack-webhook/ops", "train_on": "pool", "min_accuracy": 0.9}
+EXAMPLES |= {"keep_champions": 10, "keep_months": 24, "keep_runs_days": 180}
 
 COMMANDS = [
     Command(

@@ -25,6 +25,7 @@ from tasks.address import Address
 from tasks.errors import GateRejected, MirrorsUnreachable
 from tasks.learning.backend import require_backend
 from tasks.settings import (
+    OF_NO_RUN,
     OF_ONE_RUN,
     BatchLimits,
     Data,
@@ -137,7 +138,7 @@ COMMANDS = [
                 "No environment variable sets this",
             },
         },
-        fields=[name for name in Settings.model_fields if name not in {"cron", "timezone", "notify"}],
+        fields=[name for name in Settings.model_fields if name not in OF_NO_RUN],
         description="Download, preprocess, train, evaluate, judge, publish; with --dry-run all but that. "
         "Cached results are reused. "
         "Every option is also an environment variable: --min-accuracy is RETRAIN_MIN_ACCURACY.",

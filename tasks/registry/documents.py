@@ -1,4 +1,4 @@
-"""The JSON files of a registry: manifests, pointers (the champion's, and those of the history), and the pin.
+"""The JSON files of a registry: manifests, pointers (the champion's, and those of the history), pin, tombstones.
 
 Each file carries the SHA-256 of its own content. `parse` accepts only the exact bytes that `encode` returns for the
 value, so that it refuses a file with one byte changed. The registry writes and reads these files; the gate and the
@@ -111,6 +111,16 @@ class Pin(Value):
     identity: Sha256
     moved: AwareDatetime
     reason: str
+
+
+class Retired(Value):
+    """The tombstone of a version that the retention policy removed: what it was, and when it was removed."""
+
+    version: int
+    identity: Sha256
+    created: AwareDatetime
+    accuracy: float | None
+    retired: AwareDatetime
 
 
 def rank(entry: str) -> Rank | None:

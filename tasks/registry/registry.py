@@ -3,10 +3,12 @@
     models/<model>/versions/<n>/content-<identity>      written first: takes the number n for this content
     models/<model>/versions/<n>/…                       the files
     models/<model>/versions/<n>/manifest.json           written last: without it there is no version for readers
+    models/<model>/versions/<n>/retired-<id>.json       the tombstone of a version that is removed, or being removed
     models/<model>/champion.json                        the pointer to the champion
     models/<model>/reference.json                       the pin: another version that candidates are compared with
     models/<model>/approvals/<n>.json                   the request for a person's approval, and the answers
     models/<model>/history/<generation>-v<n>-<id>.json  a copy of every pointer
+    models/<model>/history/claims/v<n>-<id>             while a rollback or a pin needs the version: keeps it
 
 Readers go pointer → manifest → file and verify each hash, so they see the old champion or the complete new one. A
 writer may be killed after any request: publishing the same content again completes the version. Every JSON file here
@@ -18,8 +20,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from tasks.errors import (
@@ -32,13 +35,14 @@ from tasks.errors import (
     StoreError,
 )
 from tasks.registry.approvals import Answer, Approval, Approvals
-from tasks.registry.champion import ANY_CHAMPION, WITHDRAWAL_WAITS, ChampionPointer
+from tasks.registry.champion import ANY_CHAMPION, CLAIMS, WITHDRAWAL_WAITS, ChampionPointer
 from tasks.registry.documents import (
     NUMBER,
     File,
     Manifest,
     Pin,
     Pointer,
+    Retired,
     damaged,
     encode,
     identity,
@@ -59,7 +63,14 @@ PIN_FILE = "reference.json"
 MODEL_FILE = "model.keras"
 
 # Names of files that the registry writes itself.
-RESERVED = re.compile(r"manifest\.json|content-[0-9a-f]{64}")
+RESERVED = re.compile(r"manifest\.json|content-[0-9a-f]{64}|retired-[0-9a-f]{32}\.json")
+
+# What stays of a version that was removed: its number is never used again.
+TOMBSTONE = "retired-"
+STAYS = (TOMBSTONE, "content-")
+
+# A claim to a version, in the folder of the claims to a generation.
+CLAIM = re.compile(rf"v({NUMBER.pattern})-[0-9a-f]{{32}}")
 
 # How many models an error names.
 NAMED = 10
@@ -118,6 +129,24 @@ class Registry:
         """The numbers of all complete versions, oldest first."""
         return [number for number, names in self._names_by_version().items() if "manifest.json" in names]
 
+    def retired(self) -> dict[int, Retired]:
+        """The tombstone of each version that was removed, by its number; one that is damaged counts for nothing."""
+        gone = {number: names for number, names in self._names_by_version().items() if "manifest.json" not in names}
+        found = {number: self._tombstone(number, names) for number, names in gone.items()}
+        return {number: tombstone for number, tombstone in found.items() if tombstone}
+
+    def tombstone(self, version: int) -> Retired | None:
+        """The intact tombstone of a version that was removed, or is being removed; None if it has none."""
+        return self._tombstone(version, self._names_under(version))
+
+    def _tombstone(self, version: int, names: Collection[str]) -> Retired | None:
+        for name in sorted(names):
+            with suppress(RegistryError, KeyMissing):
+                if name.startswith(TOMBSTONE):
+                    found, _ = read(self.store, Retired, self.key(_version(version, name)))
+                    return found if found.version == version else None
+        return None
+
     def manifest(self, which: int | Pointer | Pin) -> Manifest:
         """The manifest of a version, given its number, the champion's pointer, or the pin.
 
@@ -129,8 +158,12 @@ class Registry:
         try:
             manifest, _ = read(self.store, Manifest, key)
         except KeyMissing:
+            gone = self.tombstone(version)
+            why = f"it was retired on {gone.retired:%Y-%m-%d} under the retention policy" if gone else ""
             raise RegistryError(
-                f"cannot read version {version} of {self.model}", "there is no such version", "See `retrain versions`."
+                f"cannot read version {version} of {self.model}",
+                why or "there is no such version",
+                "See `retrain versions`.",
             ) from None
         if manifest.version != version or (not isinstance(which, int) and manifest.identity != which.identity):
             raise damaged(self.store.address(key), "is another version's")
@@ -193,11 +226,17 @@ class Registry:
         return errors
 
     def verify_champion(self) -> list[RegistryError]:
-        """Read pointer, history and pin: one error for each that is damaged, missing, or names what is not there."""
+        """Read pointer, history and pin: one error for each that is damaged, missing, or names what is not there.
+
+        A former champion that was retired may be gone; the champion and the pinned version may not.
+        """
         pointers, errors = self._champion.verify()
         named: list[Pointer | Pin] = [*pointers]
+        needed = {max(pointers, key=lambda pointer: pointer.rank).version} if pointers else set()
         try:
-            named += [pin] if (pin := self.pinned()) else []
+            if pin := self.pinned():
+                named.append(pin)
+                needed.add(pin.version)
         except RegistryError as error:
             errors.append(error)
         for number in self.approvals.numbers():
@@ -208,6 +247,9 @@ class Registry:
         versions = self.versions()
         for version, content in sorted({(each.version, each.identity) for each in named}):
             if version not in versions:
+                gone = None if version in needed else self.tombstone(version)
+                if gone and gone.identity == content:
+                    continue
                 errors.append(
                     RegistryError(
                         f"cannot read version {version} of {self.model}",
@@ -254,6 +296,7 @@ class Registry:
 
         The same files again make no new version: this completes an interrupted publish and repairs damaged files. It
         leaves the champion alone if the version was champion before, so that a repeated run never undoes a rollback.
+        Those of a version that was retired, or is being, are a new version.
 
         Args:
             files: The bytes of every file, by its path below the version.
@@ -287,6 +330,8 @@ class Registry:
             self._withdraw(content)
             raise
         new = new and champion.version == version
+        if champion.version != version and _has_tombstone(self._names_under(version)):
+            return self.publish(files, facts, reason, after)  # retired meanwhile: the next `gc` finishes that
         if not new and after != ANY_CHAMPION:  # an earlier try may have got this far and broken after it
             new = self._champion.has_followed(version, after)
         return self.receipt(version, champion, new=new)
@@ -379,12 +424,13 @@ class Registry:
             RegistryError: The version does not wait, is damaged, or another person decides at the same time.
             StoreError: The store refused a request.
         """
-        approval = self.requested(version)
-        self._champion.require(after, version, self.capabilities)
-        self.approvals.answer(version, answer, self.capabilities)
-        by = f"approved by {answer.by}{f': {answer.reason}' if answer.reason else ''}"
-        reason = f"{approval.reason}; {by}"
-        return self._champion.promote(version, approval.identity, reason, self.capabilities, after=after)
+        with self._claimed(version):
+            approval = self.requested(version)
+            self._champion.require(after, version, self.capabilities)
+            self.approvals.answer(version, answer, self.capabilities)
+            by = f"approved by {answer.by}{f': {answer.reason}' if answer.reason else ''}"
+            reason = f"{approval.reason}; {by}"
+            return self._champion.promote(version, approval.identity, reason, self.capabilities, after=after)
 
     def decline(self, version: int, answer: Answer) -> Approval:
         """Decline a version that waits. Raises RegistryError and StoreError as `approve` does."""
@@ -460,13 +506,11 @@ class Registry:
             first = self._champion.first_move(champion.version) if champion else None
             if champion and first and only is None and first.publish_id != champion.publish_id:
                 return champion
-            if first is None or first.previous is None:
+            target = self._not_retired(first.previous if first else None)
+            if target is None:
                 raise RegistryError(
                     f"cannot roll back {self.model}", "there was no champion before", "See `retrain history`."
                 )
-            target = first.previous
-        if problems := self.verify(target):
-            raise problems[0]
         if approval := self.waiting().get(target):
             raise RegistryError(
                 f"cannot roll back to version {target}",
@@ -475,7 +519,18 @@ class Registry:
             )
         after = champion.publish_id if champion and (to is None or only is not None) else ANY_CHAMPION
         content = self.manifest(target).identity
-        return self._champion.promote(target, content, reason, self.capabilities, again=True, after=after)
+        with self._claimed(target):
+            if problems := self.verify(target):
+                raise problems[0]
+            return self._champion.promote(target, content, reason, self.capabilities, again=True, after=after)
+
+    def _not_retired(self, target: int | None) -> int | None:
+        """A version, or the nearest one that its first publish and those before it replaced, and that is there."""
+        previous = {pointer.version: pointer.previous for pointer in reversed(self.history())}
+        versions = self.versions()
+        while target in previous and target not in versions and self.tombstone(target):
+            target = previous.pop(target)
+        return target
 
     def pinned(self) -> Pin | None:
         """The pin, or None. Raises RegistryError if it is damaged."""
@@ -491,23 +546,90 @@ class Registry:
             RegistryError: The version is missing or damaged, or another writer changed the pin at the same time.
             StoreError: The store refused a request.
         """
-        if problems := self.verify(version):
-            raise problems[0]
         key = self.key(PIN_FILE)
         pin = Pin(version=version, identity=self.manifest(version).identity, moved=now(), reason=reason)
-        try:
-            replace(self.store, pin, key, self._etag(key), self.capabilities)
-        except KeyConflict as error:
-            raise RegistryError(
-                f"cannot pin version {version}",
-                "another writer changed the pin meanwhile",
-                "See `retrain champion`, then pin again.",
-            ) from error
-        return pin
+        with self._claimed(version):
+            if problems := self.verify(version):
+                raise problems[0]
+            try:
+                replace(self.store, pin, key, self._etag(key), self.capabilities)
+            except KeyConflict as error:
+                raise RegistryError(
+                    f"cannot pin version {version}",
+                    "another writer changed the pin meanwhile",
+                    "See `retrain champion`, then pin again.",
+                ) from error
+            return pin
 
     def unpin(self) -> None:
         """Delete the pin, also a damaged one: candidates are compared with the champion alone."""
         self.store.delete(self.key(PIN_FILE))
+
+    def retire(self, version: int, outdated: Callable[[], Collection[int]]) -> bool:
+        """Remove a version that nothing needs, but for what says so; False if it is needed by now.
+
+        A rollback, an approval or a pin writes its claim, looks for a tombstone, moves pointer or pin, and deletes the
+        claim. This writes a tombstone, then `outdated` reads the claims, and after them pointer, history and pin. If
+        the claim was written after that, the other one sees the tombstone and gives up before anything has moved. If it
+        was written before, this sees the claim, or, where it is deleted already, what has moved. So none has to live
+        on: a claim that is left keeps the version, a tombstone that is left only keeps a rollback or a pin from it.
+        Each has a name of its own, as two of these may be at work, and one must not take the other's tombstone back.
+
+        Args:
+            version: Its number.
+            outdated: Reads anew which versions nothing needs, as `tasks.registry.retention.outdated`.
+
+        Raises:
+            RegistryError: The history cannot be read.
+            StoreError: The store refused a request. The same again completes the removal.
+        """
+        try:
+            manifest = self.manifest(version)
+        except RegistryError:  # removed meanwhile; or damaged, and so kept
+            return False
+        tombstone = self.key(_version(version, f"{TOMBSTONE}{uuid.uuid4().hex}.json"))
+        facts = manifest.model_dump(include={"version", "identity", "created"})
+        write(self.store, tombstone, encode(Retired(**facts, accuracy=manifest.accuracy, retired=now())))
+        if version not in outdated():
+            self.store.delete(tombstone)
+            return False
+        self.store.delete(self.key(_version(version, "manifest.json")))
+        for name in self._names_under(version):
+            if not name.startswith(STAYS):
+                self.store.delete(self.key(_version(version, name)))
+        return True
+
+    def claimed(self) -> set[int]:
+        """The versions that a rollback, an approval or a pin needs at this moment, or needed when it was killed."""
+        base = self.key(CLAIMS)
+        claims = (CLAIM.fullmatch(entry.key.removeprefix(base)) for entry in self.store.list(base))
+        return {int(claim[1]) for claim in claims if claim}
+
+    @contextmanager
+    def _claimed(self, version: int) -> Iterator[None]:
+        """Keep `retire` from a version while it becomes champion or is pinned.
+
+        A claim stays if a request failed: nobody knows whether the store still carries it out. `retrain gc` removes it.
+
+        Raises:
+            RegistryError: The version is being retired.
+        """
+        claim = self.key(f"{CLAIMS}v{version}-{uuid.uuid4().hex}")
+        self.store.put(claim, b"")
+        try:
+            names = self._names_under(version)
+            if "manifest.json" in names and _has_tombstone(names):
+                raise RegistryError(
+                    f"cannot use version {version} of {self.model}",
+                    "`retrain gc` is removing it under the retention policy, or was killed while it did",
+                    "Name another version, or run `retrain gc` with a policy that keeps it and --older-than 0.",
+                )
+            yield
+        except RegistryError:
+            self.store.delete(claim)
+            raise
+        with suppress(StoreError):
+            self.store.delete(claim)
 
     def _etag(self, key: str) -> str | None:
         try:
@@ -620,8 +742,13 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _number_of(content: str, versions: dict[int, set[str]]) -> int | None:
-    """The last number that this content has taken."""
-    return next((number for number in reversed(versions) if f"content-{content}" in versions[number]), None)
+    """The last number that this content has taken, and that was not retired."""
+    taken = (number for number, names in reversed(versions.items()) if f"content-{content}" in names)
+    return next((number for number in taken if not _has_tombstone(versions[number])), None)
+
+
+def _has_tombstone(names: Collection[str]) -> bool:
+    return any(name.startswith(TOMBSTONE) for name in names)
 
 
 def _version(number: int, path: str) -> str:

@@ -1,6 +1,6 @@
 """The index of a model's runs: what its page shows, and where each run stands for itself.
 
-    models/<model>/runs/<id>.json   a run that has ended, or a rollback: written first, and never again
+    models/<model>/runs/<id>.json   a run that has ended, or a rollback: written first; again if its report is removed
     models/<model>/runs.jsonl       all of them, a line each; the first line has the SHA-256 of the others
     models/<model>/index.html       the page, which `tasks.model_page` writes
 
@@ -18,12 +18,13 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 from tasks.errors import KeyConflict, KeyMissing, NotOffered, RegistryError, StoreError
 from tasks.registry.documents import Pointer, damaged, encode, read, sha256
 from tasks.registry.registry import Registry
-from tasks.storage.objects import LARGEST_DOCUMENT, ObjectStore
+from tasks.storage.objects import LARGEST_DOCUMENT, Entry, ObjectStore
 from tasks.values import LONGEST_REASON, RunRow
 
 LOG = logging.getLogger("retrain.store")
@@ -54,7 +55,7 @@ class RunIndex:
         Raises:
             StoreError: The store refused a request, or other writers were always first.
         """
-        self.store.put(self.key(f"runs/{row.id}.json"), encode(row))
+        self.put(row)
         for _ in range(TRIES):
             try:
                 lines, etag = self._read()
@@ -69,6 +70,10 @@ class RunIndex:
                 return more
             time.sleep(random.uniform(0, 0.2))
         raise self._outrun()
+
+    def put(self, row: RunRow) -> None:
+        """Write the file of a run, from which index and page are built again. Raises StoreError."""
+        self.store.put(self.key(f"runs/{row.id}.json"), encode(row))
 
     def lines(self) -> str:
         """All lines, oldest first; "" if no run has ended. From the runs' own files where the index is damaged or gone.
@@ -89,7 +94,7 @@ class RunIndex:
             StoreError: The store refused a request.
         """
         try:
-            return [dict(zip(RunRow.model_fields, json.loads(each), strict=True)) for each in self.lines().splitlines()]
+            return [_fields(each) for each in self.lines().splitlines()]
         except (ValueError, TypeError, RecursionError) as error:
             address = self.store.address(self.key("runs.jsonl"))
             raise RegistryError(f"cannot read {address}", "a line is no run", "`retrain gc` writes it anew.") from error
@@ -115,16 +120,20 @@ class RunIndex:
 
         A version of an earlier release of this project has no file, nor has one whose run was killed before its end.
         """
-        base = self.key("runs/")
-        ids = [entry.key for entry in self.store.list(base) if entry.key.endswith(".json")]
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            rows = [row for row in threads.map(self._row, ids) if row]
+        rows = [row for _, row in self.files()]
         rows += self._without_file(rows)
         return sorted(rows, key=lambda row: (row.time, row.verdict == "rollback", row.version, row.id))
 
     def row(self, run: str) -> RunRow | None:
         """The row of a run; None if there is none, or it is damaged."""
         return self._row(self.key(f"runs/{run}.json"))
+
+    def files(self) -> list[tuple[Entry, RunRow]]:
+        """The files of the runs, and what they say."""
+        entries = [entry for entry in self.store.list(self.key("runs/")) if entry.key.endswith(".json")]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            rows = threads.map(lambda entry: self._row(entry.key), entries)
+            return [(entry, row) for entry, row in zip(entries, rows, strict=True) if row]
 
     def _row(self, key: str) -> RunRow | None:
         try:
@@ -148,14 +157,10 @@ class RunIndex:
                 except RegistryError as error:
                     LOG.warning("version %d is left out of the model's page: %s", number, error)
                     continue
-                accuracy = manifest.accuracy
-                yield RunRow(
-                    id=f"version-{number}",
-                    time=manifest.created,
-                    verdict="published",
-                    version=number,
-                    accuracy=accuracy,
-                )
+                yield _version_row(number, manifest.created, manifest.accuracy)
+        for number, retired in registry.retired().items():
+            if number not in published:
+                yield _version_row(number, retired.created, retired.accuracy, report=False)
         moves = {row.id for row in rows}
         try:
             history = registry.history()
@@ -217,11 +222,25 @@ def rollback_row(pointer: Pointer) -> RunRow:
     return RunRow(id=pointer.publish_id, time=pointer.moved, verdict="rollback", version=pointer.version, why=why)
 
 
+def _version_row(number: int, time: datetime, accuracy: float | None, *, report: bool = True) -> RunRow:
+    """The row of a version whose run has left none."""
+    key = f"version-{number}"
+    return RunRow(id=key, time=time, verdict="published", version=number, accuracy=accuracy, report=report)
+
+
 def line(row: RunRow) -> str:
-    """A JSON array of the row's fields, in their order: names in each line would be most of what is compressed."""
+    """A JSON array of the row's fields, in their order: names in each line would be most of what is compressed.
+
+    The last one, `report`, stands there only if it is false.
+    """
     margins = dict(sorted(row.margins.items()))
     plain = row.model_dump(mode="json") | {"margins": [list(margins), list(margins.values())]}
     return json.dumps(list(plain.values()), separators=(",", ":"))
+
+
+def _fields(text: str) -> dict[str, Any]:
+    values, names = json.loads(text), list(RunRow.model_fields)
+    return {"report": True} | dict(zip(names[: max(len(values), len(names) - 1)], values, strict=True))
 
 
 def _last(lines: str) -> str:

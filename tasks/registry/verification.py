@@ -16,9 +16,13 @@ Tell = Callable[[str, list[RegistryError]], object]
 
 
 class Verification(NamedTuple):
-    """What was verified: how many versions, files and generations, and which versions are champion and reference."""
+    """What was verified: how many versions, files and generations, and which versions are champion and reference.
+
+    `retired` is how many versions the retention policy has removed.
+    """
 
     versions: int
+    retired: int
     files: int
     generations: int
     champion: int | None
@@ -27,7 +31,8 @@ class Verification(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{_count(self.versions, 'version')}, {_count(self.files, 'file')}, "
+            f"{_count(self.versions, 'version')}{f' and {self.retired} retired' if self.retired else ''}, "
+            f"{_count(self.files, 'file')}, "
             f"{_count(self.generations, 'generation')}, champion {self.champion or 'none'}, "
             f"reference {self.reference or 'none'}"
         )
@@ -36,7 +41,8 @@ class Verification(NamedTuple):
 def verify_everything(registry: Registry, tell: Tell) -> Verification:
     """Read and hash everything of a model again.
 
-    A version that another process withdraws meanwhile, as it lost a race, is neither verified nor a problem.
+    A version that another process withdraws meanwhile, as it lost a race, is neither verified nor a problem, nor is one
+    that is being retired.
 
     Raises:
         RegistryError: The store has nothing of this model.
@@ -48,7 +54,7 @@ def verify_everything(registry: Registry, tell: Tell) -> Verification:
     versions = files = 0
     for number in registry.versions():
         found = registry.verify(number)
-        if found and number not in registry.versions():
+        if found and (number not in registry.versions() or _is_being_retired(registry, number)):
             continue
         tell(f"version {number}", found)
         problems += found
@@ -58,7 +64,13 @@ def verify_everything(registry: Registry, tell: Tell) -> Verification:
     tell("champion, history and reference", found)
     problems += found
     champion, reference = (_version(role) for role in (registry.champion, registry.pinned))
-    return Verification(versions, files, registry.generations(), champion, reference, problems)
+    return Verification(versions, len(registry.retired()), files, registry.generations(), champion, reference, problems)
+
+
+def _is_being_retired(registry: Registry, number: int) -> bool:
+    """Whether a version has a tombstone, and nothing needs it: who plants one hides no damage of the champion."""
+    needed = {_version(role) for role in (registry.champion, registry.pinned)}
+    return number not in needed and registry.tombstone(number) is not None
 
 
 def _files(registry: Registry, number: int) -> int:

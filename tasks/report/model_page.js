@@ -22,7 +22,7 @@ function element(name, attributes = {}, ...children) {
 }
 
 function link(run) {
-  if (!base) return "";
+  if (!base || run.report === false) return "";
   const report = /^[0-9a-f-]{36}$/.test(run.id) ? `runs/${run.id}` : run.version ? `models/${model}/versions/${run.version}` : "";
   return report && run.verdict !== "rollback" ? `${base}${report}/report.html` : "";
 }

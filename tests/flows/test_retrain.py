@@ -8,7 +8,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import retrain
 from tasks.errors import UsageError
-from tasks.settings import Data, Settings, StepName
+from tasks.settings import OF_NO_RUN, Data, Settings, StepName
 
 # Lists in the form, tuples in the settings; and what is unset for the command line.
 DIFFERENT = {"mirror", "refresh", "without", "accept_changed", "train_on"}
@@ -24,7 +24,7 @@ def test_the_run_form_shows_every_setting_with_description_bounds_and_default() 
         shown |= definition["properties"]
     forced = shown.pop("force_publish")
     assert (bool(forced["description"]), forced["default"]) == (True, "")  # no setting: it has to be said each time
-    assert shown.keys() == Settings.model_fields.keys() - {"cron", "timezone", "notify"}  # of deployments
+    assert shown.keys() == Settings.model_fields.keys() - {*OF_NO_RUN}
     for name, field in shown.items():
         assert field["title"] == name
         assert field["description"], name

@@ -56,6 +56,10 @@ max_leaked = 0.3
 cron = "0 6 * * 5"
 timezone = "America/New_York"
 train_on = "here"
+[retention]
+keep_champions = 5
+keep_months = 12
+keep_runs_days = 90
 """
 
 

@@ -331,6 +331,47 @@ def test_gc_asks_and_removes_only_what_nothing_names(
     assert retrain("verify")[0] == 0
 
 
+def test_gc_shows_and_applies_the_retention_policy(
+    retrain: Retrain, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (3, 4):
+        files = {"model.keras": small_model(number), "report.md": b"# Report"}
+        Registry(store, "mnist").publish(files, FACTS, f"reason {number}")
+    run = "0b0f3f0e-1111-4222-8333-444455556666"
+    store.put(f"runs/{run}/report.json", b'{"model": "mnist"}')
+    os.utime(store.root / f"runs/{run}/report.json", (0, 0))
+    assert retrain("gc", "--older-than", "0")[1].startswith("nothing to remove"), "without a policy all is kept"
+    before = [entry.key for entry in store.list("")]
+    config = tmp_path / "retrain.toml"
+    config.write_text("[retention]\nkeep_champions = 1\nkeep_months = 0\nkeep_runs_days = 90\n")
+    policy = ("gc", "--config", str(config))
+    assert retrain(*policy, "--dry-run")[1].splitlines()[0].endswith(f"run {run}: its report is older than 90 days")
+    assert "version" not in retrain(*policy, "--dry-run")[1], "1 and 2 were champion a moment ago"
+    time.sleep(1)  # a pointer tells whole seconds
+    first, second, third, last = retrain(*policy, "--older-than", "0", "--dry-run")[1].splitlines()
+    assert re.search(r"version 1 of mnist was champion until \d{4}-\d\d-\d\d: not among the last 1 champions$", first)
+    assert "version 2 of mnist was champion until" in second
+    assert third.endswith("older than 90 days")
+    assert last.startswith("7 objects, ")
+    assert [entry.key for entry in store.list("")] == before
+    assert retrain(*policy, "--older-than", "0")[0] == 2, "there is no terminal to ask"
+    answer = io.StringIO("yes\n")
+    monkeypatch.setattr(answer, "isatty", lambda: retrain("pin", "2", "--seeds", "1")[0] == 0)  # meanwhile
+    monkeypatch.setattr("sys.stdin", answer)
+    assert "removed 4 objects, " in retrain(*policy, "--older-than", "0")[1]
+    assert [line.split()[0] for line in retrain("versions")[1].splitlines()] == ["2", "3", "4"]
+    assert "3 versions and 1 retired, " in retrain("verify")[1]
+    for command in ("show 1", "fetch OUT --version 1", "rollback --to 1", "pin 1", "compare 1"):
+        code, _, errors = retrain(*command.replace("OUT", str(tmp_path / "out")).split())
+        assert (code, len(errors.splitlines())) == (1, 1)
+        assert "cannot read version 1 of mnist: it was retired on " in errors
+    assert retrain("unpin")[0] == 0
+    store.put("models/mnist/reference.json", b"{")
+    code, _, errors = retrain(*policy, "--older-than", "0", "--yes")
+    assert (code, "is no pin" in errors) == (1, True), "who cannot be read may be needed"
+    assert "2" in retrain("history")[1]
+
+
 def test_doctor_tells_what_the_store_can_do(retrain: Retrain, store: LocalStore) -> None:
     before = [entry.key for entry in store.list("")]
     code, printed, _ = retrain("doctor", "--race", "4")
