@@ -8,7 +8,7 @@
     models/<model>/reference.json                       the pin: another version that candidates are compared with
     models/<model>/approvals/<n>.json                   the request for a person's approval, and the answers
     models/<model>/history/<generation>-v<n>-<id>.json  a copy of every pointer
-    models/<model>/history/claims/v<n>-<id>             while a rollback or a pin needs the version: keeps it
+    models/<model>/history/claims/v<n>-<id>             while a rollback, an approval or a pin needs it
 
 Readers go pointer → manifest → file and verify each hash, so they see the old champion or the complete new one. A
 writer may be killed after any request: publishing the same content again completes the version. Every JSON file here

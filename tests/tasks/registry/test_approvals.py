@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -12,9 +13,10 @@ from tasks import approval
 from tasks.errors import ChampionMoved, RegistryError, StoreError, UsageError
 from tasks.registry import Registry
 from tasks.registry.approvals import MOVING, Approval, answered
-from tasks.registry.documents import encode
+from tasks.registry.documents import encode, now
+from tasks.registry.retention import outdated
 from tasks.registry.runs import RunIndex
-from tasks.settings import Gate
+from tasks.settings import Gate, Retention
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.probe import Capabilities
 from tasks.values import Receipt, RunRow
@@ -248,3 +250,24 @@ def test_an_altered_approval_is_refused(store: ObjectStore, registry: Registry) 
             registry.approvals.read(1)
     store.put(key, data)
     assert encode(cast(Approval, registry.approvals.read(1))) == data
+
+
+def test_what_was_declined_is_removed_under_the_policy_and_what_waits_is_not(registry: Registry) -> None:
+    registry.publish(OTHER, facts("b"), "first")
+    propose(registry)
+    propose(registry, {"model.keras": b"a third"}, "c")
+    approval.decline(registry, 2, "too early")
+    policy, later = Retention(keep_champions=1), now() + timedelta(seconds=5)
+
+    def find() -> dict[int, str]:
+        return outdated(registry, policy, later)
+
+    assert list(find()) == [2]
+    assert "was declined by" in find()[2]
+    assert outdated(registry, policy, now() - timedelta(days=1)) == {}, "only lately"
+    assert registry.retire(2, find)
+    assert registry.versions() == [1, 3]
+    assert list(registry.waiting()) == [3]
+    with pytest.raises(RegistryError, match="retired"):
+        approval.approve(registry, 2, "too late")
+    assert propose(registry).version == 4, "nothing is left that says it was declined"
