@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from datetime import timedelta
 from typing import Any, cast
@@ -19,7 +18,7 @@ from tasks.registry.runs import RunIndex
 from tasks.settings import Gate, Retention
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.probe import Capabilities
-from tasks.values import Receipt, RunRow
+from tasks.values import Receipt
 from tests.tasks.registry.test_registry import HISTORY, POINTER
 from tests.tasks.registry.test_runs import Counting
 
@@ -53,8 +52,7 @@ def propose(registry: Registry, files: dict[str, bytes] = FILES, weights: str = 
 
 
 def rows(registry: Registry) -> list[tuple[str, int, str]]:
-    lines = RunIndex(registry.store, registry.model).lines().splitlines()
-    shown = [dict(zip(RunRow.model_fields, json.loads(line), strict=True)) for line in lines]
+    shown = RunIndex(registry.store, registry.model).shown()
     return [(row["verdict"], row["version"], row["why"]) for row in shown]
 
 
