@@ -21,7 +21,7 @@ def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def digits(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A store that a first run with a temporary server has filled, and the finished process of that run."""
     store = tmp_path_factory.mktemp("digits") / "store"
     return store, retrain("run", "--dataset", "digits", "--store", str(store))

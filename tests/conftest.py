@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from flows.cli import template
 from tests import s3
 
 # No case is late on a machine that does other things too.
@@ -22,10 +24,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "patient")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Of the whole run of the tests: the processes of pytest-xdist take it over.
+SHARED = Path(os.environ.get("TESTS_SHARED") or tempfile.mkdtemp(prefix="retrain-tests-"))
+os.environ["TESTS_SHARED"] = str(SHARED)
+
 # Before anything imports Prefect: it reads these when it is imported.
-HOME = Path(tempfile.mkdtemp(prefix="retrain-tests-"))
+HOME = Path(tempfile.mkdtemp(prefix="home-", dir=SHARED))
 for name in [name for name in os.environ if name.startswith(("PREFECT_", "RETRAIN_", "AWS_"))]:
     del os.environ[name]
+# Hundreds of processes would each compile the project's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -38,9 +46,9 @@ os.environ |= {
 }
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind."""
-    shutil.rmtree(HOME, ignore_errors=True)
+    shutil.rmtree(HOME if hasattr(config, "workerinput") else SHARED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +67,27 @@ def bucket(s3_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def migrated() -> Path:
+    """A new database with Prefect's tables, made once for all processes: to migrate one takes many seconds.
+
+    It is also the one that `retrain` keeps for its temporary servers.
+    """
+    file = SHARED / "prefect.db"
+    program = "import asyncio; from prefect.server.database import provide_database_interface; "
+    program += "asyncio.run(provide_database_interface().create_db())"
+    with (SHARED / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            new = SHARED / "new.db"
+            url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{new}"}
+            subprocess.run([sys.executable, "-c", program], env=os.environ | url, check=True)
+            new.rename(file)
+    template.keep(file, HOME)
+    return file
+
+
+@pytest.fixture(scope="session")
+def prefect_server(migrated: Path) -> Iterator[None]:
     """A real Prefect server that flows report to."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import get_current_settings
@@ -72,6 +100,8 @@ def prefect_server() -> Iterator[None]:
         program += "uvicorn.run('prefect.server.api.server:create_app', factory=True, log_level='error', "
         program += f"host='127.0.0.1', port={server.port}, lifespan='on')"
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        database = settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"].removeprefix("sqlite+aiosqlite:///")
+        shutil.copyfile(migrated, database)
         own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         return subprocess.Popen([sys.executable, "-c", program], env=os.environ | own | settings, cwd=ROOT)
 
