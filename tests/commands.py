@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,31 @@ import pytest
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli.main", *arguments]
+
+
+# Runs each of its commands, and says the exit code after what it has printed.
+SEVERAL = """
+import json, sys
+from flows.cli.main import main
+for words in json.loads(sys.argv[1]):
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    print(f"\\0{code}\\0", end="", flush=True)
+"""
+
+
+def several(commands: Sequence[Sequence[str]]) -> list[str]:
+    """A process that runs these commands one after the other: to start one takes longer than to run most of them."""
+    return [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+
+
+def parts(printed: str) -> list[tuple[int, str]]:
+    """The exit code and the output of each command of `several`."""
+    *cut, rest = re.split("\0(\\d+)\0", printed)
+    assert not rest, printed
+    return [(int(code), text) for text, code in zip(cut[::2], cut[1::2], strict=True)]
 
 
 def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
