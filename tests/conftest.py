@@ -12,21 +12,33 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import settings
 
 from flows.cli import template
 from tests import s3
 
-# No case is late on a machine that does other things too.
-settings.register_profile("patient", settings.get_profile("default"), deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "patient")
+# No case is late on a machine that does other things too. `--hypothesis-profile thorough` is of `make test-nightly`.
+usual = settings(settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None)
+settings.register_profile("quick", usual, max_examples=40)
+settings.register_profile("thorough", usual, max_examples=1000)
+settings.load_profile("quick")
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Of the whole run of the tests: the processes of pytest-xdist take it over.
 SHARED = Path(os.environ.get("TESTS_SHARED") or tempfile.mkdtemp(prefix="retrain-tests-"))
 os.environ["TESTS_SHARED"] = str(SHARED)
+
+
+def _one_certificate() -> Path:
+    """A file with one authority instead of certifi's 140: each of Prefect's clients reads it, and none needs any."""
+    end = "-----END CERTIFICATE-----\n"
+    file = SHARED / "authority.pem"
+    file.write_text(certifi.contents().partition(end)[0] + end)
+    return file
+
 
 # Before anything imports Prefect: it reads these when it is imported.
 HOME = Path(tempfile.mkdtemp(prefix="home-", dir=SHARED))
@@ -38,6 +50,7 @@ os.environ |= {
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_API_SSL_CERT_FILE": str(_one_certificate()),
     "RETRAIN_HOME": str(HOME / "retrain"),
     "RETRAIN_CONFIG": os.devnull,  # not the retrain.toml of whoever runs the tests
     "RETRAIN_SEEDS": "1",  # a test of further seeds asks for them: they take time
