@@ -20,6 +20,7 @@ import pytest
 
 from flows.cli import run
 from flows.cli.main import _settings, main, parser
+from tasks.learning import device
 from tasks.settings import Data, GateSettings, RecipeSettings, StepName
 from tests.commands import command, digits, retrain, server
 from tests.terminal import in_terminal
@@ -164,7 +165,8 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In this process, because it has imported TensorFlow already."""
+    """In this process, and with TensorFlow's answer: another test asks it, which takes ten seconds."""
+    monkeypatch.setattr(device, "_what_tensorflow_sees", lambda: "TensorFlow 2.21.0 sees ['/physical_device:CPU:0']")
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(run, "show_progress", lambda: None)  # it changes the logger for the rest of the process
     for name, value in {**server, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}.items():

@@ -134,7 +134,9 @@ def test_auto_takes_the_cpu_loudly_where_tensorflow_lacks_cuda(
 def test_gpu_is_refused_with_what_tensorflow_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     a_gpu_without_cuda(monkeypatch)
     device._what_tensorflow_sees.cache_clear()
-    with pytest.raises(DeviceError, match=r"CUDA libraries are missing.*TensorFlow 2\.21\.0 is .* sees \["):
+    with pytest.raises(
+        DeviceError, match=r"CUDA libraries are missing.*TensorFlow 2\.21\.0 is .* sees \['/physical_device:CPU:0'\]"
+    ):
         resolve("gpu")
     device._what_tensorflow_sees.cache_clear()
 
