@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,32 @@ def parts(printed: str) -> list[tuple[int, str]]:
     *cut, rest = re.split("\0(\\d+)\0", printed)
     assert not rest, printed
     return [(int(code), text) for text, code in zip(cut[::2], cut[1::2], strict=True)]
+
+
+# Runs Prefect's own command once for each list of words.
+PREFECT = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["prefect", *words]
+    try:
+        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, end.code
+    print("\\0", end="", flush=True)
+"""
+
+
+def run_prefect(commands: Iterable[Sequence[str]], **environment: str) -> list[str]:
+    """What each of these commands prints; one process runs them, as its import of Prefect takes seconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREFECT, json.dumps(list(commands))],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.split("\0")[:-1]
 
 
 def retrain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

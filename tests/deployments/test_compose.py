@@ -22,6 +22,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.cli.config import PLACES, variable
 from flows.cli.main import COMMANDS
 from tasks.settings import allow_http
+from tests.commands import run_prefect
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -205,18 +206,6 @@ def test_prefect_knows_each_setting(service: dict[str, Any]) -> None:
 
 OF_PREFECT = [name for name, service in SERVICES.items() if service.get("command", [""])[0] == "prefect"]
 
-# Runs Prefect's command once for each list of words.
-HELP = """
-import json, runpy, sys
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["prefect", *words, "--help"]
-    try:
-        runpy.run_module("prefect", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, end.code
-    print("\\0", end="", flush=True)
-"""
-
 
 def subcommand(name: str) -> list[str]:
     """The words of a service's command before its options."""
@@ -226,10 +215,9 @@ def subcommand(name: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def prefects_help() -> dict[str, str]:
-    """What Prefect says of each service's command; one process, as its import takes seconds."""
-    asked = json.dumps([subcommand(name) for name in OF_PREFECT])
-    done = subprocess.run([sys.executable, "-c", HELP, asked], capture_output=True, text=True, check=True, timeout=120)
-    return dict(zip(OF_PREFECT, done.stdout.split("\0")[:-1], strict=True))
+    """What Prefect says of each service's command."""
+    said = run_prefect([*subcommand(name), "--help"] for name in OF_PREFECT)
+    return dict(zip(OF_PREFECT, said, strict=True))
 
 
 @pytest.mark.parametrize("name", OF_PREFECT)
