@@ -28,20 +28,22 @@ settings.load_profile("quick")
 ROOT = Path(__file__).resolve().parents[1]
 
 # Of the whole run of the tests: the processes of pytest-xdist take it over.
+FIRST = "TESTS_SHARED" not in os.environ
 SHARED = Path(os.environ.get("TESTS_SHARED") or tempfile.mkdtemp(prefix="retrain-tests-"))
 os.environ["TESTS_SHARED"] = str(SHARED)
+
+# Before anything imports Prefect: it reads these when it is imported.
+HOME = Path(tempfile.mkdtemp(prefix="home-", dir=SHARED))
 
 
 def _one_certificate() -> Path:
     """A file with one authority instead of certifi's 140: each of Prefect's clients reads it, and none needs any."""
     end = "-----END CERTIFICATE-----\n"
-    file = SHARED / "authority.pem"
+    file = HOME / "authority.pem"
     file.write_text(certifi.contents().partition(end)[0] + end)
     return file
 
 
-# Before anything imports Prefect: it reads these when it is imported.
-HOME = Path(tempfile.mkdtemp(prefix="home-", dir=SHARED))
 for name in [name for name in os.environ if name.startswith(("PREFECT_", "RETRAIN_", "AWS_"))]:
     del os.environ[name]
 # Hundreds of processes would each compile the project's modules anew.
@@ -59,9 +61,9 @@ os.environ |= {
 }
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    shutil.rmtree(HOME if hasattr(config, "workerinput") else SHARED, ignore_errors=True)
+    shutil.rmtree(SHARED if FIRST else HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
