@@ -24,6 +24,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.actions import RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_API_URL
+from prefect.utilities.callables import parameter_schema
 
 from deployments import deploy as deploy_module
 from deployments import setup
@@ -52,7 +53,7 @@ STORE = "s3://models/prod"
 def schemas_made_once() -> Iterator[None]:
     """The schema of a flow's parameters is the same for each deployment, and takes a fifth of a second."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(deploy_module, "parameter_schema", cache(deploy_module.parameter_schema))
+        patched.setattr(deploy_module, "parameter_schema", cache(parameter_schema))
         yield
 
 

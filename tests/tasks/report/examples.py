@@ -75,13 +75,13 @@ def _once(draw: Callable[[Any], dict[str, str]]) -> Callable[[Any], dict[str, st
     return lambda numbers: drawn.get(repr(numbers)) or drawn.setdefault(repr(numbers), draw(numbers))
 
 
-DRAWN_ONCE = {name: _once(getattr(figures, name)) for name in ("curve_svgs", "calibration_svgs")}
+curves_once, calibration_once = _once(figures.curve_svgs), _once(figures.calibration_svgs)
 
 
 @contextmanager
 def drawn_once() -> Iterator[None]:
     """Inside, curves of numbers that were drawn before are not drawn again: for many reports of different texts."""
-    with patch.multiple(html, **DRAWN_ONCE):
+    with patch.multiple(html, curve_svgs=curves_once, calibration_svgs=calibration_once):
         yield
 
 
