@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,25 +12,47 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 from hypothesis import settings
 
+from flows.cli import template
 from tests import s3
 
-# No case is late on a machine that does other things too.
-settings.register_profile("patient", settings.get_profile("default"), deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "patient")
+# No case is late on a machine that does other things too. `--hypothesis-profile thorough` is of `make test-nightly`.
+usual = settings(settings.get_profile("ci" if os.environ.get("CI") else "default"), deadline=None)
+settings.register_profile("quick", usual, max_examples=40)
+settings.register_profile("thorough", usual, max_examples=1000)
+settings.load_profile("quick")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Of the whole run of the tests: the processes of pytest-xdist take it over.
+FIRST = "TESTS_SHARED" not in os.environ
+SHARED = Path(os.environ.get("TESTS_SHARED") or tempfile.mkdtemp(prefix="retrain-tests-"))
+os.environ["TESTS_SHARED"] = str(SHARED)
+
 # Before anything imports Prefect: it reads these when it is imported.
-HOME = Path(tempfile.mkdtemp(prefix="retrain-tests-"))
+HOME = Path(tempfile.mkdtemp(prefix="home-", dir=SHARED))
+
+
+def _one_certificate() -> Path:
+    """A file with one authority instead of certifi's 140: each of Prefect's clients reads it, and none needs any."""
+    end = "-----END CERTIFICATE-----\n"
+    file = HOME / "authority.pem"
+    file.write_text(certifi.contents().partition(end)[0] + end)
+    return file
+
+
 for name in [name for name in os.environ if name.startswith(("PREFECT_", "RETRAIN_", "AWS_"))]:
     del os.environ[name]
+# Hundreds of processes would each compile the project's modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ |= {
     "PREFECT_HOME": str(HOME / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_API_SSL_CERT_FILE": str(_one_certificate()),
     "RETRAIN_HOME": str(HOME / "retrain"),
     "RETRAIN_CONFIG": os.devnull,  # not the retrain.toml of whoever runs the tests
     "RETRAIN_SEEDS": "1",  # a test of further seeds asks for them: they take time
@@ -40,7 +63,7 @@ os.environ |= {
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    shutil.rmtree(HOME, ignore_errors=True)
+    shutil.rmtree(SHARED if FIRST else HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +82,27 @@ def bucket(s3_server: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def migrated() -> Path:
+    """A new database with Prefect's tables, made once for all processes: to migrate one takes many seconds.
+
+    It is also the one that `retrain` keeps for its temporary servers.
+    """
+    file = SHARED / "prefect.db"
+    program = "import asyncio; from prefect.server.database import provide_database_interface; "
+    program += "asyncio.run(provide_database_interface().create_db())"
+    with (SHARED / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            new = SHARED / "new.db"
+            url = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{new}"}
+            subprocess.run([sys.executable, "-c", program], env=os.environ | url, check=True)
+            new.rename(file)
+    template.keep(file, HOME)
+    return file
+
+
+@pytest.fixture(scope="session")
+def prefect_server(migrated: Path) -> Iterator[None]:
     """A real Prefect server that flows report to."""
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import get_current_settings
@@ -72,6 +115,8 @@ def prefect_server() -> Iterator[None]:
         program += "uvicorn.run('prefect.server.api.server:create_app', factory=True, log_level='error', "
         program += f"host='127.0.0.1', port={server.port}, lifespan='on')"
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        database = settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"].removeprefix("sqlite+aiosqlite:///")
+        shutil.copyfile(migrated, database)
         own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         return subprocess.Popen([sys.executable, "-c", program], env=os.environ | own | settings, cwd=ROOT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -46,18 +47,18 @@ HEAVY = {
 PREFECT_FREE = ("data", "gate.checks", "gate.paired", "registry", "storage", "caching.keys", "caching.inventory")
 
 
-def sources() -> dict[str, ast.Module]:
-    """Every module of the project by its name."""
-    paths = [path for top in ("flows", "tasks", "deployments") for path in (ROOT / top).rglob("*.py")]
-    return {module_name(path): ast.parse(path.read_text()) for path in paths}
-
-
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = sources()
+# Every module of the project by its name.
+SOURCES = {module_name(path): path for top in ("flows", "tasks", "deployments") for path in (ROOT / top).rglob("*.py")}
+
+
+@cache
+def parsed(module: str) -> ast.Module:
+    return ast.parse(SOURCES[module].read_text())
 
 
 def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
@@ -71,7 +72,7 @@ def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 
 def project_imports(module: str) -> set[str]:
-    found = {name for name in imports(ast.walk(SOURCES[module])) if name in SOURCES}
+    found = {name for name in imports(ast.walk(parsed(module))) if name in SOURCES}
     # `from room import module` needs the module; the room's own file only names it.
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)} - {module}
 
@@ -95,7 +96,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 @pytest.mark.parametrize("module", sorted(SOURCES))
 def test_heavy_packages_are_imported_inside_functions(module: str) -> None:
-    top = {name.split(".")[0] for name in imports(iter(SOURCES[module].body))}
+    top = {name.split(".")[0] for name in imports(iter(parsed(module).body))}
     assert not top & HEAVY
 
 
@@ -103,5 +104,5 @@ def test_heavy_packages_are_imported_inside_functions(module: str) -> None:
 def test_an_application_reads_a_store_without_prefect(room: str) -> None:
     modules = [module for module in SOURCES if f"{module}.".startswith(f"tasks.{room}.")]
     assert modules
-    packages = {module: {name.split(".")[0] for name in imports(ast.walk(SOURCES[module]))} for module in modules}
+    packages = {module: {name.split(".")[0] for name in imports(ast.walk(parsed(module)))} for module in modules}
     assert not [module for module in modules if "prefect" in packages[module]]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration
 from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfiguration
+
+from tests.commands import run_prefect
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 KINDS: dict[str, Any] = {"docker": DockerWorker, "kubernetes": KubernetesWorker}
@@ -74,17 +73,19 @@ def test_a_deployment_may_choose_the_node_and_the_number_of_gpus() -> None:
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"gpu": "a100"}, [])
 
 
-@pytest.mark.usefixtures("prefect_server")
+@pytest.fixture(scope="module")
+def pools(prefect_server: None) -> None:
+    """Pools of both kinds, as the guide makes them."""
+    made = [["work-pool", "create", f"gpu-{kind}", "--type", kind] for kind in KINDS]
+    files = [["--base-job-template", str(DEPLOYMENTS / f"gpu-{kind}.json")] for kind in KINDS]
+    run_prefect(
+        [words + file for words, file in zip(made, files, strict=True)], PREFECT_API_URL=PREFECT_API_URL.value() or ""
+    )
+
+
+@pytest.mark.usefixtures("pools")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pool_is_made_from_it(kind: str) -> None:
-    command = [sys.executable, "-m", "prefect", "work-pool", "create", f"gpu-{kind}", "--type", kind]
-    subprocess.run(
-        [*command, "--base-job-template", str(DEPLOYMENTS / f"gpu-{kind}.json")],
-        env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""},
-        capture_output=True,
-        check=True,
-        timeout=120,
-    )
     with get_client(sync_client=True) as client:
         pool = client.read_work_pool(f"gpu-{kind}")
     assert (pool.type, pool.base_job_template) == (kind, template(kind))

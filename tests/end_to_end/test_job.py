@@ -82,6 +82,7 @@ def test_a_first_run_publishes_and_a_second_one_reuses_everything(store_url: str
     assert b"Nothing changed" in store.get(f"runs/{second.run}/report.html", LARGEST_DOCUMENT).data
 
 
+@pytest.mark.parametrize("store_url", ["local"], indirect=True)
 def test_a_model_below_the_gate_is_rejected_and_its_report_kept(
     store_url: str, mirror: Mirror, caplog: pytest.LogCaptureFixture
 ) -> None:

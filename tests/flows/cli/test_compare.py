@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ from tests.tasks.report.examples import Example, example
 from tests.tasks.report.test_batches import DOCUMENT
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    """Two versions with the same test images, and a third with other ones."""
-    store = LocalStore(tmp_path / "store")
-    images = Artifacts(store, tmp_path / "copies").put(to_npy(example().images), "application/x-npy")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two versions with the same test images, and a third with other ones: to be copied, not to be written to."""
+    folder = tmp_path_factory.mktemp("published")
+    store = LocalStore(folder / "store")
+    images = Artifacts(store, folder / "copies").put(to_npy(example().images), "application/x-npy")
     for version in (example(30), example(40), example(30, images=300)):
         _publish(store, version, images)
-    return store
+    return store.root
+
+
+@pytest.fixture
+def store(published: Path, tmp_path: Path) -> LocalStore:
+    return LocalStore(Path(shutil.copytree(published, tmp_path / "store")))
 
 
 def _publish(store: LocalStore, version: Example, images: Artifact) -> None:
@@ -38,7 +45,7 @@ def _publish(store: LocalStore, version: Example, images: Artifact) -> None:
     test = prepared.test.model_copy(update={"images": images})
     version = version.with_candidate(prepared=prepared.model_copy(update={"test": test}))
     predictions = to_npz(version.probabilities, version.labels)
-    files = {"model.keras": small_model(), "predictions.npz": predictions, "report.json": version.render().data}
+    files = {"model.keras": small_model(), "predictions.npz": predictions, "report.json": report_json(version.document)}
     Registry(store, "mnist").publish(files, manifest_facts(version.facts), "a reason")
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +17,7 @@ from tasks.registry import Registry
 from tasks.report.formatting import count
 from tasks.storage.local import LocalStore
 from tasks.values import Check, Decision, Outcome, Receipt, StepRun
+from tests.commands import command, parts, several
 from tests.model_files import small_model
 from tests.terminal import COLUMNS, ROWS, in_terminal
 
@@ -32,10 +34,6 @@ REPORT = f"""# digits: Passed the gate
 - **Model file, SHA-256**: {"0" * 64}
 - a title \x1b]0;owned\x07 and [a link](https://example.org/)
 """
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.cli.main", *arguments]
 
 
 def example(verdict: str = "published", rows: int = 10) -> Outcome:
@@ -118,23 +116,43 @@ COMMANDS = {
 }
 
 
+class Printed(NamedTuple):
+    """The exit code of a command, what a terminal without colours shows, and what a pipe gets."""
+
+    code: int
+    shown: str
+    piped: str
+
+
+@pytest.fixture(scope="module")
+def printed(store: LocalStore) -> dict[str, Printed]:
+    """What each command prints, and `show --markdown`."""
+    commands = COMMANDS | {"markdown": ["show", "1", "--markdown"]}
+    where = {name: ["--store", str(store.root)] for name in commands.keys() - {"status", "help"}}
+    all_of_them = several([[*words, *where.get(name, [])] for name, words in commands.items()])
+    _, terminal = in_terminal(all_of_them, NO_COLOR="1")
+    pipe = subprocess.run(all_of_them, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+    both = zip(commands, parts(terminal), parts(pipe), strict=True)
+    return {name: Printed(code, shown, piped) for name, (code, shown), (_, piped) in both}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_fits_80_columns(name: str, store: LocalStore) -> None:
-    options = [] if name in {"status", "help"} else ["--store", str(store.root)]
-    code, shown = in_terminal(command(*COMMANDS[name], *options), NO_COLOR="1")
+def test_every_command_fits_80_columns(name: str, store: LocalStore, printed: dict[str, Printed]) -> None:
+    code, shown, piped = printed[name]
     assert code == (1 if name == "status" else 0), shown
     assert shown.strip()
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]", shown), "NO_COLOR is obeyed"
     for line in ESCAPES.sub("", shown).splitlines():
         assert len(line) <= COLUMNS or len(line.split()) == 1 or str(store.root) in line, line
-    piped = subprocess.run(command(*COMMANDS[name], *options), capture_output=True, text=True, check=False)
-    assert "\x1b" not in piped.stdout + piped.stderr
+    assert "\x1b" not in piped
 
 
-def test_a_report_reads_as_text_and_its_control_characters_are_escaped(store: LocalStore) -> None:
+def test_a_report_reads_as_text_and_its_control_characters_are_escaped(
+    store: LocalStore, printed: dict[str, Printed]
+) -> None:
     show = command("show", "1", "--store", str(store.root))
     _, shown = in_terminal(show)
-    piped = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    piped = printed["show"].piped
     forced = subprocess.run([*show], capture_output=True, text=True, check=True, env={**os.environ, "FORCE_COLOR": "1"})
     assert "\x1b[" in shown
     assert forced.stdout == piped
@@ -144,14 +162,11 @@ def test_a_report_reads_as_text_and_its_control_characters_are_escaped(store: Lo
         assert "| check" not in text
         assert "**" not in text
         assert "0" * 64 in text
-    raw = subprocess.run([*show, "--markdown"], capture_output=True, text=True, check=True).stdout
-    assert raw == REPORT.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
+    assert printed["markdown"].piped == REPORT.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
 
 
-def test_a_row_of_a_list_is_one_line_in_a_pipe(store: LocalStore) -> None:
-    piped = subprocess.run(
-        command("history", "--store", str(store.root)), capture_output=True, text=True, check=True
-    ).stdout
+def test_a_row_of_a_list_is_one_line_in_a_pipe(printed: dict[str, Printed]) -> None:
+    piped = printed["history"].piped
     assert len(piped.splitlines()) == 1
     assert piped.rstrip().endswith(LONG)
 

@@ -20,6 +20,7 @@ import pytest
 
 from flows.cli import run
 from flows.cli.main import _settings, main, parser
+from tasks.learning import device
 from tasks.settings import Data, GateSettings, RecipeSettings, StepName
 from tests.commands import command, digits, retrain, server
 from tests.terminal import in_terminal
@@ -164,7 +165,9 @@ def test_a_gpu_that_is_not_there_ends_the_run_before_the_download(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In this process, because it has imported TensorFlow already."""
+    """In this process, and with TensorFlow's answer: another test asks it, which takes ten seconds."""
+    trained_once(tmp_path)
+    monkeypatch.setattr(device, "_what_tensorflow_sees", lambda: "TensorFlow 2.21.0 sees ['/physical_device:CPU:0']")
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(run, "show_progress", lambda: None)  # it changes the logger for the rest of the process
     for name, value in {**server, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}.items():
@@ -311,6 +314,7 @@ def test_a_proxy_gets_nothing_of_what_goes_to_this_machine(
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     dead = "http://127.0.0.1:9"
+    trained_once(tmp_path)
     proxies = {"HTTP_PROXY": dead, "HTTPS_PROXY": dead, "http_proxy": dead, "NO_PROXY": "example.org"}
     missing = retrain("run", "--store", str(tmp_path), "--require-champion", **server, **proxies)
     assert missing.stderr.splitlines()[-1].startswith(
@@ -318,7 +322,14 @@ def test_a_proxy_gets_nothing_of_what_goes_to_this_machine(
     )
 
 
+def trained_once(store: Path) -> None:
+    """Make it the store of a model that was trained before: for such a one TensorFlow is not imported in advance."""
+    (store / "cache/last").mkdir(parents=True)
+    (store / "cache/last/train.json").write_text("{}")
+
+
 def test_a_socks_proxy_without_its_package_is_one_line(server: dict[str, str], tmp_path: Path) -> None:
+    trained_once(tmp_path)
     done = retrain("run", "--store", str(tmp_path), **server, ALL_PROXY="socks5://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (
         2,

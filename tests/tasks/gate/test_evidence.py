@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.gate.evidence import median, spread_of
-from tasks.report import formatting
+from tasks.report import formatting, markdown
 from tasks.values import SeedScore
 from tests.tasks.report.examples import example
 
@@ -47,8 +47,9 @@ def test_the_spread_is_told_in_words_and_on_the_page() -> None:
         "3 seeds: mean accuracy 0.9800, standard deviation 0.0100, 0.9700 to 0.9900. The median, seed 7, is judged."
     )
     shown = example()
-    rendered = shown.with_candidate(spread=spread).render()
-    assert "| 7    | 0.9800   | the median: judged |" in rendered.markdown.decode()
-    assert b">0.9700</td>" in rendered.html
-    assert formatting.spread_line(spread).encode() in rendered.html
-    assert b"Seeds" not in shown.render().markdown
+    drawn = shown.with_candidate(spread=spread)
+    assert "| 7    | 0.9800   | the median: judged |" in markdown.markdown(drawn.document)
+    page = drawn.page()
+    assert ">0.9700</td>" in page
+    assert formatting.spread_line(spread) in page
+    assert "Seeds" not in markdown.markdown(shown.document)

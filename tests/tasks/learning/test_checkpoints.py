@@ -18,7 +18,7 @@ from tasks.storage import ObjectStore, open_store
 from tasks.storage.objects import LARGEST_DOCUMENT
 from tasks.storage.verified import sealed
 from tasks.values import Epoch
-from tests.tasks.learning.test_training import RECIPE, examples
+from tests.tasks.learning.test_training import RECIPE, examples, whole
 
 
 def checkpoint(epochs: int) -> Checkpoint:
@@ -39,25 +39,25 @@ def test_a_training_that_stopped_goes_on_and_ends_with_the_same_bits(
     store: ObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    whole = fit(examples(), RECIPE)
     checkpoints = Checkpoints(store, "train/key/cpu")
     with pytest.raises(KeyboardInterrupt):
         fit(examples(), RECIPE, checkpoints=checkpoints, on_epoch=stop)
     resumed = fit(examples(), RECIPE, checkpoints=checkpoints)
     assert "train: resumes after epoch 1 of 2" in caplog.text
-    assert weights_digest(resumed.model) == weights_digest(whole.model)
-    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole.history]
+    assert weights_digest(resumed.model) == weights_digest(whole().model)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in whole().history]
 
 
 def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("store_url", ["local"], indirect=True)
 def test_a_checkpoint_of_another_network_is_not_resumed(store: ObjectStore, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints = Checkpoints(store, "train/key/cpu")
     checkpoints.keep(checkpoint(1))
     fitted = fit(examples(), RECIPE, checkpoints=checkpoints)
-    assert weights_digest(fitted.model) == weights_digest(fit(examples(), RECIPE).model)
+    assert weights_digest(fitted.model) == weights_digest(whole().model)
     assert "train: starts anew, as the checkpoint is one of another network" in caplog.text
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tasks.data.arrays import SCALE, Split, scale
 from tasks.errors import TrainingError
 from tasks.learning.device import device_kind
 from tasks.learning.model_file import weights_digest
-from tasks.learning.training import _require_no_divergence, fit, out_of_memory
+from tasks.learning.training import Fitted, _require_no_divergence, fit, out_of_memory
 from tasks.settings import Recipe
 from tasks.train import PACKAGES
 from tasks.values import Epoch
@@ -47,6 +48,12 @@ def examples(count: int = 200, seed: int = 0) -> Split:
     labels = (np.arange(count) % 10).astype(np.uint8)
     prototypes = random.integers(0, 256, (10, 784))
     return Split(((prototypes[labels] + random.integers(0, 256, (count, 784))) // 2).astype(np.uint8), labels)
+
+
+@cache
+def whole(epochs: int = RECIPE.epochs) -> Fitted:
+    """A training that nothing disturbs, for all tests that compare others with it: each takes seconds."""
+    return fit(examples(), RECIPE.model_copy(update={"epochs": epochs}))
 
 
 def test_the_network_learns_with_every_image_and_reports_each_epoch() -> None:
@@ -101,21 +108,19 @@ def test_the_losses_are_the_golden_ones() -> None:
 def test_another_process_ends_with_the_same_bits() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True, timeout=150)
     digest, losses = json.loads(done.stdout.splitlines()[-1])
-    fitted = fit(examples(), RECIPE)
-    assert digest == weights_digest(fitted.model)
-    assert losses == [epoch.loss for epoch in fitted.history]
+    assert digest == weights_digest(whole().model)
+    assert losses == [epoch.loss for epoch in whole().history]
 
 
 @pytest.mark.parametrize("changed", [{"seed": 4}, {"batch_size": 16}, {"learning_rate": 0.002}])
 def test_every_part_of_the_recipe_counts(changed: dict[str, float]) -> None:
-    one_epoch = RECIPE.model_copy(update={"epochs": 1})
-    first, second = (fit(examples(), recipe) for recipe in (one_epoch, one_epoch.model_copy(update=changed)))
-    assert weights_digest(first.model) != weights_digest(second.model)
+    other = fit(examples(), RECIPE.model_copy(update={"epochs": 1, **changed}))
+    assert weights_digest(other.model) != weights_digest(whole(1).model)
 
 
 def test_a_watched_validation_split_changes_no_weight() -> None:
-    alone, watched = fit(examples(), RECIPE), fit(examples(), RECIPE, validation=examples(50))
-    assert weights_digest(alone.model) == weights_digest(watched.model)
+    watched = fit(examples(), RECIPE, validation=examples(50))
+    assert weights_digest(watched.model) == weights_digest(whole().model)
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_do() -> None:

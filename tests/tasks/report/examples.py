@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from tasks.gate.candidate import Candidate
 from tasks.gate.checks import CandidateResults, decide
 from tasks.gate.comparison import compare
 from tasks.learning.metrics import score
-from tasks.report import Rendered, render
+from tasks.report import Rendered, figures, html, render
 from tasks.report.facts import Document, Facts, build_document
 from tasks.settings import Gate, Recipe
 from tasks.values import (
@@ -61,6 +64,25 @@ class Example(NamedTuple):
 
     def render(self) -> Rendered:
         return render(*self)
+
+    def page(self) -> str:
+        """Its HTML alone, without the pictures that the other forms have."""
+        return html.render(self.document, self.images).decode()
+
+
+def _once(draw: Callable[[Any], dict[str, str]]) -> Callable[[Any], dict[str, str]]:
+    drawn: dict[str, dict[str, str]] = {}
+    return lambda numbers: drawn.get(repr(numbers)) or drawn.setdefault(repr(numbers), draw(numbers))
+
+
+curves_once, calibration_once = _once(figures.curve_svgs), _once(figures.calibration_svgs)
+
+
+@contextmanager
+def drawn_once() -> Iterator[None]:
+    """Inside, curves of numbers that were drawn before are not drawn again: for many reports of different texts."""
+    with patch.multiple(html, curve_svgs=curves_once, calibration_svgs=calibration_once):
+        yield
 
 
 def example(wrong: int = 40, images: int = 400, epochs: int = 3, validation: bool = False) -> Example:
