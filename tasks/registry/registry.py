@@ -468,9 +468,9 @@ class Registry:
 
         Readers ignore a version without a manifest; `retrain gc` removes the rest. The number stays taken.
         """
-        champions = self._champion.numbers()
+        kept = self._champion.numbers().union(self.approvals.numbers())
         for number, names in self._names_by_version().items():
-            if {f"content-{content}", "manifest.json"} <= names and number not in champions:
+            if {f"content-{content}", "manifest.json"} <= names and number not in kept:
                 self.store.delete(self.key(_version(number, "manifest.json")))
 
     def rollback(self, to: int | None, reason: str, only: int | None = None) -> Pointer:

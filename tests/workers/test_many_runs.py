@@ -66,7 +66,7 @@ def test_two_hundred_runs_leave_nothing_but_what_is_kept(laptop: Laptop) -> None
         eventually(lambda run=run: laptop.run(run)["state"]["type"] in FINAL, 300)  # type: ignore[misc]
         states.add(laptop.run(run)["state"]["name"])
         if number % EVERY == 0:
-            policy = ["--keep-champions", "3", "--keep-runs-days", "0"]
+            policy = ["--keep-champions", "3", "--keep-months", "0", "--older-than", "0", "--keep-runs-days", "1"]
             cleaned = laptop.retrain(
                 "gc", "--source", "digits", "--store", str(laptop.folder / "store"), "--yes", *policy
             )

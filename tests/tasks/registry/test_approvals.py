@@ -116,6 +116,15 @@ def test_a_version_is_not_approved_beside_another_champion_than_it_was_compared_
     assert approval.approve(registry, 1, "", champion.publish_id).version == 1
 
 
+def test_a_run_that_loses_a_race_takes_no_waiting_version_with_it(registry: Registry) -> None:
+    propose(registry)
+    registry.publish(OTHER, facts("b"), "first")
+    with pytest.raises(ChampionMoved):
+        registry.publish(FILES, facts("a"), "of a model that nobody has to approve any more", after=None)
+    assert list(registry.waiting()) == [1]
+    assert registry.verify(1) == []
+
+
 @pytest.mark.parametrize("decide", [approval.approve, approval.decline])
 def test_nothing_is_decided_on_what_does_not_wait(registry: Registry, decide: Any) -> None:
     registry.publish(FILES, facts("a"), "first")
