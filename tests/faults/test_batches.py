@@ -36,7 +36,7 @@ def start(folder: Path, store: str, server: dict[str, str], **more: str) -> subp
 
 
 def verdict(process: subprocess.Popen[str]) -> str:
-    printed, errors = process.communicate(timeout=170)
+    printed, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     return str(json.loads(printed)["verdict"])
 
@@ -52,6 +52,7 @@ def history(store: str) -> list[tuple[list[str], str]]:
     ]
 
 
+@pytest.mark.timeout(600)  # four runs, each of which imports TensorFlow
 def test_two_runs_that_see_the_same_new_batch_learn_from_it_once(
     bucket: str, tmp_path: Path, server: dict[str, str]
 ) -> None:
