@@ -404,7 +404,7 @@ class Registry:
             raise RegistryError(
                 f"cannot decide on version {version}",
                 "it is the champion, or was",
-                "`retrain rollback` moves the champion: see `retrain history`.",
+                f"`retrain rollback` moves the champion, with --to {version} to this one.",
             )
         approval = self.approvals.read(version)
         if approval is None or approval.identity != self.manifest(version).identity:
