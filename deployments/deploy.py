@@ -49,8 +49,8 @@ OBSOLETE = ("train/gpu", "notify/on-rejected")
 
 RETRAIN, WATCH, APPROVE = "flows.retrain.retrain", "flows.watch.watch", "flows.approve.approve"
 
-# Why a model may have no such deployment.
-NEEDED = {WATCH: "the source of its model does not grow", APPROVE: "its model waits for nobody"}
+# Why a model does not have, or no longer has, such a deployment.
+WHY_NOT = {WATCH: "the source of its model does not grow", APPROVE: "its model waits for nobody"}
 
 SCHEDULE = "weekly"  # the slug of a schedule, by which an update finds it: do not change it
 
@@ -79,7 +79,7 @@ class Change(NamedTuple):
     def lines(self) -> Iterator[str]:
         """What is shown of it."""
         if self.merged is None:
-            return iter([f"{self.name}: removed, as {NEEDED[self.entry['entrypoint']]}"])
+            return iter([f"{self.name}: removed, as {WHY_NOT[self.entry['entrypoint']]}"])
         return _lines(self.name, self.existing is not None, self.merged)
 
 

@@ -79,11 +79,12 @@ def apply(
         remove_obsolete(client, dry_run, show)
         if not dry_run:
             watch_heartbeats()
+            own = notice_log(log) if log else None
             for target, block in zip(targets, blocks, strict=True):
                 prefix = target.settings.deployment_prefix
                 if target.settings.notify is not None:
                     apply_notifications(client, block, prefix)
-                elif log and block_of(client, prefix) in {None, own := notice_log(log)}:
+                elif own and block_of(client, prefix) in {None, own}:
                     apply_notifications(client, own, prefix)
     return [str(deploy.parameters["store"]) for deploy in deploys]
 

@@ -1,10 +1,10 @@
 """The final state of a run of the job, with its outcome as data. Called by the flows.
 
-Published   Completed: a new version is the champion
-AwaitingApproval   Completed: a new version waits until a person approves it
-Unchanged   Completed: a version with these weights exists already
-Passed      Completed: the model passes the gate, and the run only judges
-Rejected    Failed: the gate rejected the model, or a check a new batch; its name tells it from an error
+Published         Completed: a new version is the champion
+AwaitingApproval  Completed: a new version waits until a person approves it
+Unchanged         Completed: a version with these weights exists already
+Passed            Completed: the model passes the gate, and the run only judges
+Rejected          Failed: the gate rejected the model, or a check a new batch; its name tells it from an error
 """
 
 from __future__ import annotations

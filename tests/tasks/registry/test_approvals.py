@@ -19,26 +19,11 @@ from tasks.settings import Gate, Retention
 from tasks.storage import ObjectStore, open_store
 from tasks.storage.probe import Capabilities
 from tasks.values import Receipt
-from tests.tasks.registry.test_registry import HISTORY, POINTER
+from tests.tasks.registry.conftest import POINTER
 from tests.tasks.registry.test_runs import Counting
 
 FILES = {"model.keras": b"a model", "report.html": b"<p>a</p>"}
 OTHER = {"model.keras": b"another model", "report.html": b"<p>b</p>"}
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
-@pytest.fixture(params=[POINTER, HISTORY], ids=["pointer", "history"])
-def capabilities(request: pytest.FixtureRequest) -> Capabilities:
-    return cast(Capabilities, request.param)
-
-
-@pytest.fixture
-def registry(store: ObjectStore, capabilities: Capabilities) -> Registry:
-    return Registry(store, "mnist", capabilities)
 
 
 def facts(weights: str) -> dict[str, Any]:

@@ -34,11 +34,6 @@ batch_names = st.builds("".join, st.tuples(first, st.text(f"{string.ascii_letter
 
 
 @pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
-@pytest.fixture
 def ledger(store: ObjectStore) -> BatchLedger:
     return BatchLedger(store, "letters", SOURCE)
 

@@ -7,17 +7,12 @@ import pytest
 from tasks.registry import Registry
 from tasks.registry.batches import BatchLedger
 from tasks.registry.garbage import garbage
-from tasks.storage import ObjectStore, open_store
+from tasks.storage import ObjectStore
 from tasks.storage.objects import LARGEST_DOCUMENT
 
 FILES = {"model.keras": b"the model"}
 FACTS = {"metrics": {"accuracy": 0.98}}
 LATER = datetime.now(UTC) + timedelta(days=1)
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
 
 
 @pytest.fixture

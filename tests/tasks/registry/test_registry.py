@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 from unittest.mock import patch
 
 import pytest
@@ -18,30 +17,12 @@ from tasks.storage import ObjectStore, open_store
 from tasks.storage.local import LocalStore
 from tasks.storage.objects import LARGEST_DOCUMENT, Entry, Stored
 from tasks.storage.probe import Capabilities
+from tests.tasks.registry.conftest import HISTORY, POINTER
 from tests.tasks.registry.racing import race
 
 FIRST = {"model.keras": b"first model", "report.html": b"<p>first</p>"}
 SECOND = {"model.keras": b"second model", "report.html": b"<p>second</p>"}
 FACTS = {"metrics": {"accuracy": 0.98}}
-
-POINTER = Capabilities(create="enforced", swap="enforced", decides="pointer")
-HISTORY = Capabilities(create="ignored", swap="refused", decides="history")
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
-@pytest.fixture(params=[POINTER, HISTORY], ids=["pointer", "history"])
-def capabilities(request: pytest.FixtureRequest) -> Capabilities:
-    """Every test that takes this runs under both ways of deciding."""
-    return cast(Capabilities, request.param)
-
-
-@pytest.fixture
-def registry(store: ObjectStore, capabilities: Capabilities) -> Registry:
-    return Registry(store, "mnist", capabilities)
 
 
 def snapshot(store: ObjectStore) -> dict[str, bytes]:

@@ -29,12 +29,11 @@ from tasks.storage import ObjectStore, open_store
 from tasks.storage.objects import Entry, Stored
 from tasks.storage.probe import Capabilities
 from tasks.values import RunRow
+from tests.tasks.registry.conftest import POINTER
 from tests.tasks.report.runs import rows
 
 LATER = datetime.now(UTC) + timedelta(days=1)
 POLICY = Retention(keep_champions=1, keep_months=0)
-POINTER = Capabilities(create="enforced", swap="enforced", decides="pointer")
-HISTORY = Capabilities(create="ignored", swap="refused", decides="history")
 WRITES = {"put", "put_once", "compare_and_swap", "delete"}
 REQUESTS = {*WRITES, "get", "etag", "list"}
 
@@ -118,16 +117,6 @@ class Dead(Interrupted):
     def _die(self) -> None:
         self._at = self.requests  # the next one too
         raise Killed
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
-@pytest.fixture(params=[POINTER, HISTORY], ids=["pointer", "history"])
-def capabilities(request: pytest.FixtureRequest) -> Any:
-    return request.param
 
 
 def filled(store: ObjectStore, versions: int, capabilities: Capabilities = POINTER) -> Registry:
