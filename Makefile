@@ -46,7 +46,7 @@ test-e2e: $(VENV)/dev.ok
 # benchmarks' own code; the gate's, the registry's and the keys' properties with 1,000 cases instead of 40. Not part of
 # .ci/run.
 test-nightly: $(VENV)/dev.ok
-	$(VENV)/bin/python -m pytest -m nightly tests/workers tests/faults tests/end_to_end tests/operating tests/tasks
+	$(VENV)/bin/python -m pytest -m nightly tests
 	$(VENV)/bin/python -m pytest tests/benchmarks
 	$(VENV)/bin/python -m pytest --hypothesis-profile thorough tests/tasks/gate tests/tasks/registry tests/tasks/caching
 

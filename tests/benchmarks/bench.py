@@ -1,12 +1,13 @@
 """What the job costs against the plain script, and the training against other frameworks and the machine's limit.
 
-    python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 3] [--peers PYTHON] [--sizes 60000 600000]
+    python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 5] [--peers PYTHON] [--sizes 60000 600000]
 
 Prints three tables in Markdown:
 
-- whole processes, in turn: the reference script, PyTorch and JAX with the same recipe on the same arrays, the job cold
-  and cached, each with a temporary Prefect server and with a running one;
-- the training alone of each, and its share of the floating-point operations that the machine can do at best;
+- whole processes, in turn: the reference script, PyTorch and JAX with the same recipe on the same arrays, also with
+  products in bfloat16, and the job cold and cached, each with a temporary Prefect server and with a running one;
+- the training alone of each, its share of the operations that the machine can do at best in that precision, and the
+  accuracy on the test images: the seed of a training is the number of its round;
 - the training alone on ten and on a hundred times the images.
 
 PyTorch and JAX run on the interpreter that --peers names; without it their rows are left out. Nothing here passes or
@@ -34,7 +35,7 @@ from tasks.data.datasets import MNIST
 from tasks.learning.device import describe, device_kind
 from tests.benchmarks import tables
 from tests.benchmarks.measure import Measured, measure, rounds, running_server, spread
-from tests.benchmarks.peers import learned, peers
+from tests.benchmarks.peers import BF16, learned, peers
 
 # The source of the arrays without --mirror, if it exists.
 BESIDE = Path(__file__).parents[3] / "shared" / "mnist"
@@ -47,7 +48,8 @@ for field, content in fetch(MNIST, sys.argv[2:]).contents.items():
     pathlib.Path(sys.argv[1], f"{MNIST.files[field].name}.gz").write_bytes(gzip.compress(content))
 """
 
-REFERENCE, OWN, LIMIT = "reference script", "the job's training", "matrix product"
+REFERENCE, OWN = "reference script", "the job's training"
+LIMIT, LIMIT_BF16 = "matrix product", f"matrix product{BF16}"
 
 IMAGES = MNIST.train_images.shape[0]
 
@@ -104,27 +106,35 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
     # Warm-up, not counted: fills the disk cache, migrates a database, compiles.
     job(one, mirror, {}, cold=True)
     for run in others.rows.values():
-        run()
+        run(0)
     with running_server(folder / "server") as url:
         running = {"PREFECT_API_URL": url}
         jobs = {
-            "cold, running server": lambda: job(two, mirror, running, cold=True),
-            "cached, running server": lambda: job(two, mirror, running, cold=False),
-            "cold, temporary server": lambda: job(one, mirror, {}, cold=True),
-            "cached, temporary server": lambda: job(one, mirror, {}, cold=False),
+            "cold, running server": lambda _: job(two, mirror, running, cold=True),
+            "cached, running server": lambda _: job(two, mirror, running, cold=False),
+            "cold, temporary server": lambda _: job(one, mirror, {}, cold=True),
+            "cached, temporary server": lambda _: job(one, mirror, {}, cold=False),
         }
-        alone = {OWN: lambda: learned(script("training", data)), LIMIT: lambda: script("matmul")}
-        plain = {REFERENCE: lambda: learned(script("reference", data))}
+        alone = {
+            OWN: lambda seed: learned(script("training", data, "--seed", seed)),
+            LIMIT: lambda _: script("matmul"),
+            LIMIT_BF16: lambda _: script("matmul", "--bf16"),
+        }
+        plain = {
+            REFERENCE: lambda seed: learned(script("reference", data, "--seed", seed)),
+            f"{REFERENCE}{BF16}": lambda seed: learned(script("reference", data, "--seed", seed, "--bf16")),
+        }
         measured = rounds({**plain, **others.rows, **jobs, **alone}, count)
-    limits = [float(run.printed) for run in measured.pop(LIMIT)]
-    trained = [REFERENCE, OWN, *others.rows]
+    limits = {row: [float(run.printed) for run in measured.pop(row)] for row in (LIMIT, LIMIT_BF16)}
+    trained = {name: measured[name] for name in (*plain, OWN, *others.rows)}
+    best = {name: max(limits[LIMIT_BF16 if name.endswith(BF16) else LIMIT]) for name in trained}
     sections = [
         f"{machine(others.versions)}; {time.strftime('%Y-%m-%d')}, rounds: {count}",
         *others.left_out,
         tables.processes({name: runs for name, runs in measured.items() if name != OWN}),
         *(f"Steps, {row}: {tables.steps(measured[row])}." for row in jobs),
-        f"The limit is the best float32 product in NumPy, GFLOP/s: {spread([each / 1e9 for each in limits])}.",
-        tables.trainings({name: measured[name] for name in trained}, IMAGES, max(limits)),
+        *(f"The limit, GFLOP/s, {row}: {spread([each / 1e9 for each in limits[row]], 0)}." for row in limits),
+        tables.trainings(trained, IMAGES, best),
     ]
     print("\n\n".join(sections), end="\n\n", flush=True)
 
@@ -132,7 +142,7 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
 def scale(data: Path, sizes: list[int], count: int) -> None:
     """Measure and print the third table."""
 
-    def run(size: int) -> Measured:
+    def run(size: int, _: int) -> Measured:
         return script("training", data, "--images", size)
 
     measured = {
@@ -146,7 +156,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--mirror", help="default: ../shared/mnist beside the checkout, else the public mirrors")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", metavar="PYTHON", help="the interpreter that has torch and jax")
     parser.add_argument("--sizes", type=int, nargs="*", default=[IMAGES, 10 * IMAGES, 100 * IMAGES], metavar="IMAGES")
     options = parser.parse_args()

@@ -48,19 +48,19 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
         return Measured(seconds, usage.ru_maxrss * 1024 / 1e6, output.read())
 
 
-def rounds(rows: Mapping[str, Callable[[], Measured]], count: int) -> dict[str, list[Measured]]:
-    """Run each row `count` times: all rows once, then all rows again."""
+def rounds(rows: Mapping[str, Callable[[int], Measured]], count: int) -> dict[str, list[Measured]]:
+    """Run each row `count` times: all rows once, then all rows again. A row gets the number of the round, from 0."""
     measured: dict[str, list[Measured]] = {name: [] for name in rows}
     for number in range(count):
         for name, run in rows.items():
-            measured[name].append(run())
+            measured[name].append(run(number))
             print(f"round {number + 1}: {name}: {measured[name][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return measured
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
     """Median and range, as text."""
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def ratio(values: Iterable[float], base: Iterable[float]) -> float:

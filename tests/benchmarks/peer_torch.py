@@ -1,16 +1,15 @@
 """The same training in idiomatic PyTorch: eager, or with the whole step compiled.
 
-    python -m tests.benchmarks.peer_torch FOLDER [--compile]
+    python -m tests.benchmarks.peer_torch FOLDER [--seed 0] [--bf16] [--compile]
 
 The recipe is exactly that of Keras: Glorot-uniform kernels, zero biases, and RMSprop with its epsilon under the root;
-torch.optim.RMSprop has it outside. Needs torch and NumPy, and of the project only `protocol`.
+torch.optim.RMSprop has it outside. With --bf16, oneDNN multiplies float32 in bfloat16. Needs torch and NumPy, and of
+the project only `protocol`.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,11 +48,10 @@ def step(parameters: list[Tensor], squares: list[Tensor], images: Tensor, labels
 
 def main() -> None:
     """Train, test, print the line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--compile", action="store_true")
-    options = parser.parse_args()
-    torch.manual_seed(0)
+    options = protocol.options(__doc__, "--compile")
+    torch.manual_seed(options.seed)
+    if options.bf16:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     arrays = protocol.read(options.folder)
     images, tests = (torch.tensor(each).float() / 255 for each in (arrays.train_images, arrays.test_images))
     labels, answers = (torch.tensor(each).long() for each in (arrays.train_labels, arrays.test_labels))

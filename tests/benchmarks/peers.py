@@ -16,6 +16,9 @@ from typing import NamedTuple
 from tests.benchmarks import protocol
 from tests.benchmarks.measure import Measured, measure
 
+# The end of the name of a row whose products are in bfloat16.
+BF16 = ", bf16"
+
 VERSIONS = """
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -30,9 +33,9 @@ print(json.dumps(versions))
 
 
 class Peers(NamedTuple):
-    """The rows that can be measured, the versions of their packages, and a line for each row that is left out."""
+    """The rows that can be measured, each with a seed, the versions of their packages, and a line for each left out."""
 
-    rows: dict[str, Callable[[], Measured]]
+    rows: dict[str, Callable[[int], Measured]]
     versions: dict[str, str]
     left_out: list[str]
 
@@ -47,18 +50,26 @@ def peers(python: str | None, data: Path, cache: Path) -> Peers:
     """
     versions, why = _versions(python)
 
-    def run(script: str, *more: str, **environment: str) -> Measured:
-        return learned(measure([str(python), "-m", f"tests.benchmarks.{script}", str(data), *more], environment))
+    def row(script: str, *flags: str, **environment: str) -> Callable[[int], Measured]:
+        def run(seed: int) -> Measured:
+            command = [str(python), "-m", f"tests.benchmarks.{script}", str(data), "--seed", str(seed), *flags]
+            return learned(measure(command, environment))
 
-    def compiled_without_cache() -> Measured:
+        return run
+
+    def compiled_without_cache(seed: int) -> Measured:
         with TemporaryDirectory() as empty:
-            return run("peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=empty)
+            return row("peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=empty)(seed)
 
-    known: dict[str, tuple[str, Callable[[], Measured]]] = {
-        "PyTorch, eager": ("torch", partial(run, "peer_torch")),
-        "PyTorch, compiled": ("torch", partial(run, "peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=str(cache))),
+    compiled = partial(row, "peer_torch", "--compile", TORCHINDUCTOR_CACHE_DIR=str(cache))
+    known: dict[str, tuple[str, Callable[[int], Measured]]] = {
+        "PyTorch, eager": ("torch", row("peer_torch")),
+        f"PyTorch, eager{BF16}": ("torch", row("peer_torch", "--bf16")),
+        "PyTorch, compiled": ("torch", compiled()),
+        f"PyTorch, compiled{BF16}": ("torch", compiled("--bf16")),
         "PyTorch, compiled, cache empty": ("torch", compiled_without_cache),
-        "JAX, an epoch one call": ("jax", partial(run, "peer_jax")),
+        "JAX, an epoch one call": ("jax", row("peer_jax")),
+        f"JAX, an epoch one call{BF16}": ("jax", row("peer_jax", "--bf16")),
     }
     return Peers(
         {name: row for name, (package, row) in known.items() if package in versions},

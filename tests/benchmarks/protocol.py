@@ -6,6 +6,7 @@ in an environment that has neither the project nor TensorFlow, so this module ma
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 from collections.abc import Sequence
@@ -26,6 +27,16 @@ BATCH = 128
 # the gradient of each kernel, and one for the gradient of the hidden layer; the gradient of the pixels is not needed.
 # So 784 x 512 counts twice and 512 x 10 three times. Biases, activations and RMSprop are left out.
 FLOPS_PER_IMAGE = 2 * (784 * 512 * 2 + 512 * 10 * 3)
+
+
+def options(description: str | None, *flags: str) -> argparse.Namespace:
+    """The command line of a script: `folder`, `seed`, whether products are in `bf16`, and further flags."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="with the four MNIST .gz files")
+    parser.add_argument("--seed", type=int, default=0)
+    for flag in ("--bf16", *flags):
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_args()
 
 
 class Arrays(NamedTuple):

@@ -1,25 +1,29 @@
 """The reference: Chollet's script, plain Keras on the same arrays. It checks, reports and publishes nothing.
 
-python -m tests.benchmarks.reference FOLDER    # a folder with the four MNIST .gz files
+python -m tests.benchmarks.reference FOLDER [--seed 0] [--bf16]    # a folder with the four MNIST .gz files
+
+With --bf16 the layers compute in bfloat16, Keras' policy "mixed_bfloat16".
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 from tests.benchmarks import protocol
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Train, test, print the line."""
-    arrays = protocol.read(folder)
+    options = protocol.options(__doc__)
+    arrays = protocol.read(options.folder)
     train_images = arrays.train_images.astype("float32") / 255
     test_images = arrays.test_images.astype("float32") / 255
 
     import keras
 
+    keras.utils.set_random_seed(options.seed)
+    if options.bf16:
+        keras.config.set_dtype_policy("mixed_bfloat16")
     model = keras.Sequential([keras.layers.Dense(512, activation="relu"), keras.layers.Dense(10, activation="softmax")])
     model.compile(optimizer="rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     moments = [time.perf_counter()]
@@ -30,4 +34,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -120,14 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 environment = {**laptop.environment, "PYTHONPATH": str(ROOT)}
                 return measure([*job, "--seeds", str(options.seeds), *more], environment)
 
-            def run_with_two() -> Measured:
+            def run_with_two(_: int) -> Measured:
                 with second_worker(laptop):
                     return run("--train-on", "pool", "--refresh", "train")
 
             run()  # warm-up: from now on everything but the trainings is cached
             rows = {
-                HERE: lambda: run("--refresh", "train"),
-                ONE: lambda: run("--train-on", "pool", "--refresh", "train"),
+                HERE: lambda _: run("--refresh", "train"),
+                ONE: lambda _: run("--train-on", "pool", "--refresh", "train"),
                 TWO: run_with_two,
             }
             measured = rounds(rows, options.rounds)

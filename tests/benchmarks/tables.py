@@ -22,18 +22,19 @@ def processes(rows: Mapping[str, Sequence[Measured]]) -> str:
     return "\n".join(lines)
 
 
-def trainings(rows: Mapping[str, Sequence[Measured]], images: int, limit: float) -> str:
+def trainings(rows: Mapping[str, Sequence[Measured]], images: int, limits: Mapping[str, float]) -> str:
     """The table of the training alone, as each process has printed it.
 
     Args:
         rows: The runs of each row, the reference first.
         images: The number of images in an epoch.
-        limit: The floating-point operations per second of the machine's best matrix product.
+        limits: For each row, the operations per second of the machine's best matrix product in the row's precision.
     """
     parsed = {name: [protocol.parse(run.printed) for run in runs] for name, runs in rows.items()}
     base = [each.fit for each in next(iter(parsed.values()))]
     lines = [
-        "| training alone | fit s, median (range) | × reference | first epoch | later ones | of the limit | accuracy |",
+        "| training alone | fit s, median (range) | × reference | first epoch | later ones | of the limit "
+        "| accuracy, median (range) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, results in parsed.items():
@@ -43,8 +44,8 @@ def trainings(rows: Mapping[str, Sequence[Measured]], images: int, limit: float)
             f"{ratio((each.fit for each in results), base):.2f}",
             f"{statistics.median(each.first_epoch for each in results):.1f} s",
             f"{later:.2f} s",
-            f"{images * FLOPS_PER_IMAGE / later / limit:.0%}",
-            f"{statistics.median(each.accuracy for each in results):.4f}",
+            f"{images * FLOPS_PER_IMAGE / later / limits[name]:.0%}",
+            spread([each.accuracy for each in results], 4),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_what_there_is_no_package_for_is_left_out_aloud(tmp_path: Path) -> None:
     assert "numpy" in here.versions
     assert f"Left out: PyTorch, eager: no torch for {sys.executable}." in here.left_out
     gone = peers(str(tmp_path / "python"), tmp_path, tmp_path)
-    assert len(gone.left_out) == len(here.left_out) == 4
+    assert len(gone.left_out) == len(here.left_out) == 7
     assert "does not run" in gone.left_out[0]
 
 
@@ -96,20 +97,20 @@ def test_the_peers_that_there_are_have_rows(tmp_path: Path) -> None:
     python.write_text('#!/bin/sh\necho \'{"jax": "1.0"}\'\n')
     python.chmod(0o700)
     available = peers(str(python), tmp_path, tmp_path)
-    assert list(available.rows) == ["JAX, an epoch one call"]
-    assert len(available.left_out) == 3
+    assert list(available.rows) == ["JAX, an epoch one call", "JAX, an epoch one call, bf16"]
+    assert len(available.left_out) == 5
 
 
 def test_rows_take_turns_and_are_compared_round_by_round() -> None:
     order: list[str] = []
 
-    def row(name: str, *seconds: float) -> Measured:
-        order.append(name)
+    def row(name: str, first: float, second: float, number: int) -> Measured:
+        order.append(f"{name}{number}")
         printed = json.dumps({"steps": [{"name": "train", "seconds": 2.0}]})
-        return Measured(seconds[order.count(name) - 1], 100.0, printed)
+        return Measured((first, second)[number], 100.0, printed)
 
-    measured = rounds({"a": lambda: row("a", 2.0, 4.0), "b": lambda: row("b", 1.0, 4.0)}, 2)
-    assert order == ["a", "b", "a", "b"]
+    measured = rounds({"a": partial(row, "a", 2.0, 4.0), "b": partial(row, "b", 1.0, 4.0)}, 2)
+    assert order == ["a0", "b0", "a1", "b1"]
     assert "| b | 2.5 (1.0 to 4.0) | 0.75 | 100 |" in tables.processes(measured)
     assert tables.steps(measured["a"]) == "train 2.0 s"
 
@@ -119,9 +120,10 @@ def test_trainings_are_compared_with_the_limit() -> None:
         "a": [Measured(9.0, 100.0, protocol.line(0.98, [0.0, 4.0, 6.0, 8.0]))],
         "b": [Measured(9.0, 100.0, protocol.line(0.97, [0.0, 2.0, 3.0, 4.0]))],
     }
-    table = tables.trainings(runs, 1000, 4 * 1000 * protocol.FLOPS_PER_IMAGE)
-    assert "| a | 8.0 (8.0 to 8.0) | 1.00 | 4.0 s | 2.00 s | 12% | 0.9800 |" in table
-    assert "| b | 4.0 (4.0 to 4.0) | 0.50 | 2.0 s | 1.00 s | 25% | 0.9700 |" in table
+    limit = 4 * 1000.0 * protocol.FLOPS_PER_IMAGE
+    table = tables.trainings(runs, 1000, {"a": limit, "b": 10 * limit})
+    assert "| a | 8.0 (8.0 to 8.0) | 1.00 | 4.0 s | 2.00 s | 12% | 0.9800 (0.9800 to 0.9800) |" in table
+    assert "| b | 4.0 (4.0 to 4.0) | 0.50 | 2.0 s | 1.00 s | 2% | 0.9700 (0.9700 to 0.9700) |" in table
 
 
 def test_memory_is_told_beyond_the_images() -> None:
@@ -129,8 +131,9 @@ def test_memory_is_told_beyond_the_images() -> None:
     assert "| 1,000,000 images | 4.0 | 250,000 | 1000 | 216 | 1 |" in table
 
 
-def test_the_limit_is_positive() -> None:
+def test_the_limits_are_positive() -> None:
     assert matmul.peak(64, 2) > 0
+    assert matmul.peak(64, 2, bf16=True) > 0
 
 
 def test_the_benchmark_of_a_gpu_runs_on_a_cpu(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

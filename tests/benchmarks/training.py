@@ -1,6 +1,6 @@
 """The job's own training, `tasks.learning.training.fit`, without the rest of the job.
 
-    python -m tests.benchmarks.training FOLDER              # the recipe
+    python -m tests.benchmarks.training FOLDER [--seed 0]   # the recipe
     python -m tests.benchmarks.training FOLDER --images N   # one epoch on N images
 
 Beyond 60,000 images the set is repeated, each time shifted by other few pixels.
@@ -45,12 +45,12 @@ def prepare(folder: Path, count: int | None) -> tuple[Split, Split]:
     return shifted(train.images, train.labels, count) if count else train, test
 
 
-def main(folder: Path, count: int | None = None) -> None:
+def main(folder: Path, count: int | None = None, seed: int = 0) -> None:
     """Train, test, print the line."""
     train, test = prepare(folder, count)
     backend.keras()  # so that the import is not measured
     moments = [time.perf_counter()]
-    recipe = Recipe(epochs=1 if count else protocol.EPOCHS)
+    recipe = Recipe(epochs=1 if count else protocol.EPOCHS, seed=seed)
     fitted = fit(train, recipe, on_epoch=lambda *_: moments.append(time.perf_counter()))
     predicted = fitted.model.predict(scale(test.images), verbose=0).argmax(axis=1)
     print(protocol.line(float((predicted == test.labels).mean()), moments))
@@ -60,5 +60,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    main(options.folder, options.images)
+    main(options.folder, options.images, options.seed)

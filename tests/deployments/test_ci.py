@@ -60,6 +60,12 @@ PULL_REQUEST = [github("judge"), gitlab("retrain-merge-request")]
 IDS = ["github", "gitlab"]
 
 
+def by_day(jobs: list[Job], system: str) -> list[Any]:
+    """Parameters of a slow test: by day the job of one system only, as both have the same lines but for annotations."""
+    named = zip(jobs, IDS, strict=True)
+    return [pytest.param(job, id=name, marks=[pytest.mark.nightly] * (name != system)) for job, name in named]
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder whose `.venv/bin/retrain` is this code, as `make install` leaves it."""
@@ -113,9 +119,7 @@ def models(store: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files if not page & {*path.relative_to(store / "models").parts}}
 
 
-@pytest.mark.parametrize(
-    "job", [*MAIN, *PULL_REQUEST], ids=[f"{job}-{where}" for job in ("main", "pull-request") for where in IDS]
-)
+@pytest.mark.parametrize("job", [*by_day(MAIN, "gitlab"), *by_day(PULL_REQUEST, "github")])
 def test_a_bad_recipe_is_rejected_with_3_and_everything_is_left_for_the_reviewer(
     job: Job, checkout: Path, restored: Path, server: dict[str, str]
 ) -> None:
@@ -137,7 +141,7 @@ def test_a_bad_recipe_is_rejected_with_3_and_everything_is_left_for_the_reviewer
         assert "::error title=Rejected by the gate::" in done.stdout
 
 
-@pytest.mark.parametrize("job", PULL_REQUEST, ids=IDS)
+@pytest.mark.parametrize("job", by_day(PULL_REQUEST, "github"))
 def test_a_pull_request_is_judged_against_main_each_time_and_publishes_nothing(
     job: Job, checkout: Path, restored: Path, server: dict[str, str]
 ) -> None:
@@ -156,7 +160,7 @@ def test_a_pull_request_is_judged_against_main_each_time_and_publishes_nothing(
     assert "Unchanged: version 1 is this model already.\n" in (checkout / "report/comment.md").read_text()
 
 
-@pytest.mark.parametrize("job", PULL_REQUEST, ids=IDS)
+@pytest.mark.parametrize("job", by_day(PULL_REQUEST, "gitlab"))
 def test_a_pull_request_reads_mains_own_store_and_writes_to_the_runners_folder(
     job: Job, checkout: Path, kept: Path, restored: Path, server: dict[str, str]
 ) -> None:
