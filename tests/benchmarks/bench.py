@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench [--mirror file:///data/mnist] [--rounds 5] [--peers PYTHON] [--sizes 60000 600000]
 
-Prints three tables in Markdown:
+Prints three tables in Markdown, and timelines of one run of the job, cold and cached:
 
 - whole processes, in turn: the reference script, PyTorch and JAX with the same recipe on the same arrays, also with
   products in bfloat16, and the job cold and cached, each with a temporary Prefect server and with a running one;
@@ -89,6 +89,13 @@ def job(store: Path, mirror: str, environment: Mapping[str, str], cold: bool) ->
     return measured
 
 
+def timeline(environment: Mapping[str, str], *options: str) -> str:
+    """The timeline of one run of the job with these options, with a line for the end of the process."""
+    started = {"TIMELINE_START": str(time.time())}
+    run = measure([sys.executable, "-m", "tests.benchmarks.timeline", *options], {**environment, **started})
+    return f"{run.printed}{run.seconds:6.2f} s  the process has ended\n"
+
+
 def machine(peer_versions: Mapping[str, str]) -> str:
     """One line: processor, memory and versions of the packages."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -125,6 +132,8 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
             f"{REFERENCE}{BF16}": lambda seed: learned(script("reference", data, "--seed", seed, "--bf16")),
         }
         measured = rounds({**plain, **others.rows, **jobs, **alone}, count)
+        options = ["--store", str(folder / "three"), "--mirror", mirror]
+        timelines = {name: timeline(running, *options) for name in ("cold", "cached")}
     limits = {row: [float(run.printed) for run in measured.pop(row)] for row in (LIMIT, LIMIT_BF16)}
     trained = {name: measured[name] for name in (*plain, OWN, *others.rows)}
     best = {name: max(limits[LIMIT_BF16 if name.endswith(BF16) else LIMIT]) for name in trained}
@@ -135,6 +144,7 @@ def compare(data: Path, folder: Path, python: str | None, count: int) -> None:
         *(f"Steps, {row}: {tables.steps(measured[row])}." for row in jobs),
         *(f"The limit, GFLOP/s, {row}: {spread([each / 1e9 for each in limits[row]], 0)}." for row in limits),
         tables.trainings(trained, IMAGES, best),
+        *(f"Timeline, {name}, running server:\n\n```\n{lines}```" for name, lines in timelines.items()),
     ]
     print("\n\n".join(sections), end="\n\n", flush=True)
 

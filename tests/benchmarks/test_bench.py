@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from tests.benchmarks import bench, gpu, matmul, protocol, tables, training
 from tests.benchmarks.measure import Measured, measure, rounds
@@ -129,6 +130,21 @@ def test_trainings_are_compared_with_the_limit() -> None:
 def test_memory_is_told_beyond_the_images() -> None:
     table = tables.scaling({1_000_000: [Measured(9.0, 1000.0, protocol.line(0.98, [0.0, 4.0]))]})
     assert "| 1,000,000 images | 4.0 | 250,000 | 1000 | 216 | 1 |" in table
+
+
+def test_a_timeline_is_that_of_the_whole_run(tmp_path: Path, prefect_server: None) -> None:
+    server = {"PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+    printed = bench.timeline(server, "--dataset", "digits", "--store", str(tmp_path / "store"))
+    times = [float(line.split(" s ")[0]) for line in printed.splitlines()]
+    assert times == sorted(times)
+    parts = (
+        "Python runs",
+        "imports tensorflow",
+        "train: started",
+        "publish: digits version 1",
+        "the process has ended",
+    )
+    assert [part for part in parts if part in printed] == list(parts)
 
 
 def test_the_limits_are_positive() -> None:
