@@ -40,6 +40,7 @@ from flows.cli.server import (
     FOREIGN,
     START_TIMEOUT,
     Server,
+    ask,
     configured_api_url,
     database,
     is_reachable,
@@ -442,13 +443,8 @@ def _wait_until_ready(ready: Callable[[], bool], state: State, name: str) -> Non
 
 
 def _pool_is_ready(server: Server, pool: str) -> bool:
-    import httpx
-
-    try:
-        answer = httpx.get(f"{server.url}/work_pools/{pool}", headers=server.headers, timeout=5)
-        return bool(answer.json()["status"] == "READY")
-    except (httpx.HTTPError, KeyError):
-        return False
+    answer = ask(f"{server.url}/work_pools/{pool}", server.headers)
+    return answer is not None and answer.is_success and answer.json().get("status") == "READY"
 
 
 def _training_device(choice: DeviceChoice) -> DeviceChoice:

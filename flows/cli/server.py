@@ -39,6 +39,7 @@ from tasks.address import Address, is_plain
 from tasks.errors import ServerError, UsageError, causes, reason_of
 
 if TYPE_CHECKING:
+    import httpx
     from prefect.context import SettingsContext
 
 # Bytes that the database of a temporary server needs at least.
@@ -413,12 +414,19 @@ def _free_port() -> int:
 
 def is_reachable(url: str, timeout: float = 5) -> bool:
     """Whether a Prefect server answers at this API address within `timeout` seconds; a busy one is slow."""
+    answer = ask(f"{url}/health", timeout=timeout)
+    return answer is not None and answer.status_code == 200
+
+
+def ask(url: str, headers: Mapping[str, str] | None = None, timeout: float = 5) -> httpx.Response | None:
+    """The answer to a GET; None without one within `timeout` seconds."""
     import httpx
 
     try:
-        return httpx.get(f"{url}/health", timeout=timeout).status_code == 200
+        # Certificates only where they are used: to read them takes 50 ms of a core on which a server is starting.
+        return httpx.get(url, headers=headers, timeout=timeout, verify=url.startswith("https:"))
     except httpx.HTTPError:
-        return False
+        return None
 
 
 def _last_line(folder: Path) -> str:
