@@ -156,7 +156,12 @@ def opened(browser: Browser, path: Path, width: int, scheme: Any = "light") -> t
     tab.on("pageerror", lambda error: events.append(f"error: {error}"))
     tab.on("request", lambda request: events.append(f"request: {request.url[:100]}"))
     tab.goto(path.as_uri())
-    tab.wait_for_function(DRAWN)
+    for _ in range(200):  # `wait_for_function` asks by `eval`, which the page's security policy forbids
+        if tab.evaluate(DRAWN):
+            break
+        tab.wait_for_timeout(50)
+    else:
+        raise AssertionError("the charts are not drawn after ten seconds")
     tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     return tab, [event for event in events if not event.startswith(("request: data:", f"request: {path.as_uri()}"))]
 
