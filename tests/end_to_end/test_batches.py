@@ -121,7 +121,10 @@ def test_test_images_in_a_new_batch_are_refused(place: Place) -> None:
     assert "test images" in refused(place.state())[name(EARLIER)]
 
 
-@pytest.mark.parametrize("damage", ["half of it", "nothing in it", "no file of arrays"])
+@pytest.mark.parametrize(
+    "damage",
+    [*(pytest.param(each, marks=pytest.mark.nightly) for each in ("half of it", "nothing in it")), "no file of arrays"],
+)
 def test_a_damaged_batch_is_left_out_until_it_is_whole(place: Place, damage: str) -> None:
     file = place.arrive(EARLIER)
     whole = file.read_bytes()

@@ -125,6 +125,7 @@ def test_a_cancelled_run_cancels_its_training_and_ends_the_process(laptop: Lapto
         laptop.store.delete(entry)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_training_that_ends_after_the_run_that_waited_is_found_by_the_next(laptop: Laptop) -> None:
     run = begin(laptop, 5)
@@ -163,6 +164,7 @@ def test_a_pool_without_a_gpu_says_so_within_seconds(laptop: Laptop) -> None:
     assert not laptop.checkpoints()
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_scheduled_run_does_not_overtake_the_one_before(laptop: Laptop) -> None:
     first = laptop.start("retrain/scheduled", **digits(8, epochs=10 * EPOCHS))  # at work until the second one asks
