@@ -31,7 +31,7 @@ def _fits(result: Evaluation, read: Callable[[Artifact], bytes], model: Artifact
     require_scores_of(result, probabilities, labels)
 
 
-@step(packages=["keras", "numpy", "scikit-learn", "tensorflow"], fits=_fits)
+@step(packages=["keras", "numpy", "tensorflow"], fits=_fits)
 def evaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
     """Measure the model file on the test set.
 
@@ -45,7 +45,7 @@ def evaluate(model: Artifact, test: Examples, run: Run) -> Evaluation:
     return result
 
 
-@step(packages=["keras", "numpy", "scikit-learn", "tensorflow"], fits=_fits)
+@step(packages=["keras", "numpy", "tensorflow"], fits=_fits)
 def reevaluate(model: Artifact, test: Examples, classes: int, run: Run) -> Evaluation:
     """Measure a published model file on the test set, in an isolated process that a hostile file may hang or crash.
 

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ KEPT = re.compile(
     "KERAS_BACKEND$|(ONEDNN|DNNL)_(MAX_CPU_ISA|VERBOSE)|JAX_PLATFORMS$"
     "|TF_(CPP_|NUM_|GPU_|FORCE_GPU_ALLOW_GROWTH|FORCE_UNIFIED_MEMORY|PER_DEVICE_MEMORY)"
 )
+# What Keras imports where it is installed, for wrappers and pictures that nothing here uses: a third of the time.
+OPTIONAL = {"matplotlib", "pandas", "sklearn"}
+
 # Why the import failed: a second one would name a later cause.
 _failure: Exception | None = None
 
@@ -67,7 +71,7 @@ def keras() -> Any:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each further model in a process
             try:
-                with without_garbage_collection(), silenced_standard_error():
+                with without_garbage_collection(), silenced_standard_error(), _without_optional_packages():
                     importlib.import_module("keras")
             except Exception as error:  # a shared library is missing, or versions do not fit: any type
                 _failure = error
@@ -110,6 +114,27 @@ def without_garbage_collection() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+class _NotInstalled(MetaPathFinder):
+    """For one thread the optional packages are not installed; another one may be importing them at the same time."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name in OPTIONAL and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@contextmanager
+def _without_optional_packages() -> Iterator[None]:
+    finder = _NotInstalled()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Accuracy, loss, precision and recall of predictions. Called by the evaluate step. NumPy and scikit-learn."""
+"""Accuracy, loss, precision and recall of predictions. Called by the evaluate step. Pure NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from numpy.typing import NDArray
 
 from tasks.data.arrays import Labels, Probabilities
 from tasks.values import Artifact, ClassScore, Evaluation
@@ -11,40 +13,35 @@ from tasks.values import Artifact, ClassScore, Evaluation
 def score(probabilities: Probabilities, labels: Labels, predictions: Artifact) -> Evaluation:
     """Accuracy, mean cross-entropy in nats, precision and recall per class, confusion matrix.
 
-    A class that is never predicted has precision 0, one without images recall 0.
+    A class that is never predicted has precision 0, one without images recall 0. A probability of 0 counts as the
+    smallest step of float64, as in scikit-learn.
 
     Args:
         probabilities: float32 (n, classes).
         labels: uint8 (n,).
         predictions: The artifact with the predictions for each image.
     """
-    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
-
-    classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    precision, recall, _, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0.0
-    )
+    confusion = _confusion(probabilities, labels)
+    right, support = confusion.diagonal(), confusion.sum(axis=1)
+    precision, recall = right / confusion.sum(axis=0).clip(1), right / support.clip(1)
     exact = probabilities.astype(np.float64)
-    correct = int((predicted == labels).sum())
+    of_label = exact[np.arange(len(labels)), labels] / exact.sum(axis=1)
     return Evaluation(
         predictions=predictions,
         images=len(labels),
-        correct=correct,
-        accuracy=correct / len(labels),
-        loss=float(log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=classes)),
+        correct=int(right.sum()),
+        accuracy=int(right.sum()) / len(labels),
+        loss=float(-np.log(of_label.clip(np.finfo(np.float64).eps)).mean()),
         classes=tuple(
             ClassScore(
-                label=int(label),
+                label=label,
                 precision=float(precision[label]),
                 recall=float(recall[label]),
                 support=int(support[label]),
             )
-            for label in classes
+            for label in range(len(support))
         ),
-        confusion=tuple(
-            tuple(int(count) for count in row) for row in confusion_matrix(labels, predicted, labels=classes)
-        ),
+        confusion=tuple(map(tuple, confusion.tolist())),
     )
 
 
@@ -56,11 +53,9 @@ def require_scores_of(evaluation: Evaluation, probabilities: Probabilities, labe
         probabilities: float32 (n, classes).
         labels: uint8 or uint16 (n,).
     """
-    classes = probabilities.shape[1]
-    pairs = labels.astype(np.intp) * classes + probabilities.argmax(axis=1)
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    confusion = _confusion(probabilities, labels)
     right, support = confusion.diagonal(), confusion.sum(axis=1)
-    counted = (len(labels), int(right.sum()), tuple(map(tuple, confusion.tolist())), tuple(range(classes)))
+    counted = (len(labels), int(right.sum()), tuple(map(tuple, confusion.tolist())), tuple(range(len(confusion))))
     labelled = tuple(each.label for each in evaluation.classes)
     if (evaluation.images, evaluation.correct, evaluation.confusion, labelled) != counted:
         raise ValueError("its counts are not those of its predictions")
@@ -70,3 +65,10 @@ def require_scores_of(evaluation: Evaluation, probabilities: Probabilities, labe
     ]
     if not np.allclose(shares, [counted[1] / len(labels), *right]):
         raise ValueError("its shares are not those of its predictions")
+
+
+def _confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.intp]:
+    """How many images of each class, in rows, have each class as their guess."""
+    classes = probabilities.shape[1]
+    pairs = labels.astype(np.intp) * classes + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)

@@ -36,9 +36,6 @@ REFUSED = 3
 # The most images of one batch, and the most numbers that it gives in the largest layer: 10,000 × 784 for MNIST.
 MOST_IMAGES, MOST_NUMBERS = 10_000, 7_840_000
 
-# Optional imports of Keras that this program does not use; they take a third of its import.
-UNUSED = ("matplotlib", "sklearn")
-
 
 def predict(model: bytes, images: Bytes) -> Probabilities:
     """The model's probabilities, float32 (n, classes), for uint8 images (n, pixels).
@@ -73,7 +70,6 @@ def predict(model: bytes, images: Bytes) -> Probabilities:
 def main(asked: threading.Event) -> int:
     """Predict from the files in this folder once a byte has come on standard input."""
     _limit_memory(int(sys.argv[1]))
-    sys.modules |= dict.fromkeys(UNUSED)  # type: ignore[arg-type] # None: cannot be imported
     try:
         backend.keras()
         asked.wait()

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.data.arrays import from_npz, to_npz
 from tasks.errors import ModelFileError, TrainingError
@@ -67,6 +69,25 @@ def test_a_class_that_is_never_guessed_and_one_that_is_never_tested_count_as_not
     evaluation = score(np.array([[1, 0, 0], [1, 0, 0]], np.float32), np.array([0, 1], np.uint8), PREDICTIONS)
     assert [value.support for value in evaluation.classes] == [1, 1, 0]
     assert [value.recall for value in evaluation.classes] == [1.0, 0.0, 0.0]
+
+
+@given(classes=st.integers(2, 12), images=st.integers(1, 40), seed=st.integers(0, 2**32 - 1), sure=st.booleans())
+def test_scores_are_those_of_scikit_learn(classes: int, images: int, seed: int, sure: bool) -> None:
+    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, images, np.uint8)
+    probabilities = random.dirichlet(np.full(classes, 0.01 if sure else 1.0), images).astype(np.float32)
+    evaluation, known = score(probabilities, labels, PREDICTIONS), list(range(classes))
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, _, support = precision_recall_fscore_support(labels, predicted, labels=known, zero_division=0.0)
+    assert [value.precision for value in evaluation.classes] == precision.tolist()
+    assert [value.recall for value in evaluation.classes] == recall.tolist()
+    assert [value.support for value in evaluation.classes] == support.tolist()
+    assert [list(row) for row in evaluation.confusion] == confusion_matrix(labels, predicted, labels=known).tolist()
+    exact = probabilities.astype(np.float64)
+    expected = log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=known)
+    assert evaluation.loss == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_predictions_are_kept_for_every_image_and_reproducibly() -> None:
