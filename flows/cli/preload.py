@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 
 from tasks.errors import DeviceError, StoreError
-from tasks.learning import backend, isolated
+from tasks.learning import backend, compiled, isolated
 from tasks.settings import Settings
 from tasks.storage import open_store
 
@@ -27,7 +27,7 @@ def preload(settings: Settings) -> None:
 
 def _import_keras() -> None:
     with suppress(DeviceError):  # of a damaged package: the step that needs it raises it again
-        backend.keras()
+        backend.keras(compiled.folder())
 
 
 def _never_trained(settings: Settings) -> bool:

@@ -32,6 +32,7 @@ PLUMBING = (
     "tasks.registry",
     "tasks.running.prefect_artifacts",
     "tasks.learning.work_pool",
+    "tasks.learning.compiled",
 )
 DECLARATIONS = ("tasks.values", "tasks.settings", "tasks.errors", "tasks.gate.candidate", "tasks.learning.plan")
 

@@ -34,6 +34,9 @@ KEPT = re.compile(
 # What Keras imports where it is installed, for wrappers and pictures that nothing here uses: a third of the time.
 OPTIONAL = {"matplotlib", "pandas", "sklearn"}
 
+# Of entries for a GPU it is not known whether another GPU could take them.
+PERSISTENT_CACHE = "--tf_xla_persistent_cache_directory={} --tf_xla_persistent_cache_device_types=CPU"
+
 # Why the import failed: a second one would name a later cause.
 _failure: Exception | None = None
 
@@ -57,8 +60,11 @@ def require_backend() -> None:
         raise DeviceError("cannot train", f"the package {name}{named} is not installed", INSTALL)
 
 
-def keras() -> Any:
+def keras(compiled: Path | None = None) -> Any:
     """The Keras module, with the backend that `KERAS_BACKEND` names. Safe to call from several threads.
+
+    Args:
+        compiled: A folder for what XLA compiles; only the first call in a process can name one.
 
     Raises:
         DeviceError: The backend is not installed, or damaged, such as by a missing shared library.
@@ -68,6 +74,8 @@ def keras() -> Any:
         if "keras" not in sys.modules and not _failure:
             require_backend()
             _neutralize()
+            if compiled:
+                os.environ["TF_XLA_FLAGS"] = PERSISTENT_CACHE.format(compiled)
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of each further model in a process
             try:

@@ -114,6 +114,12 @@ def describe(device: DeviceKind) -> Device:
     return Device(kind=device.kind, arithmetic=device.arithmetic, name=name)
 
 
+def compiled_for() -> list[str]:
+    """What XLA compiles for, on this CPU: more than changes the weights."""
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return [device_kind("cpu").arithmetic, _cpu_field("flags"), str(_usable_cores()), threads]
+
+
 def _cpu_arithmetic() -> str:
     machine = platform.machine()
     return f"{_kernels() if machine == 'x86_64' else machine} on {_cpu_model()}{_one_thread()}"

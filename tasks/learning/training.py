@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks.data.arrays import SCALE, Split
 from tasks.errors import TrainingError
-from tasks.learning import backend, epoch
+from tasks.learning import backend, compiled, epoch
 from tasks.learning.checkpoints import Checkpoint, Checkpoints
 from tasks.learning.device import Kind
 from tasks.learning.network import build
@@ -92,6 +92,7 @@ def fit(
                 values = [keras.ops.convert_to_numpy(variable) for variable in variables]
                 checkpoints.keep(Checkpoint(tuple(history), values))
             on_epoch(number + 1, history[-1])
+    compiled.keep()
     return Fitted(network, tuple(history))
 
 
@@ -179,7 +180,7 @@ def out_of_memory(error: Exception) -> bool:
 
 def _deterministic_keras(seed: int) -> Any:
     """Keras, with every random generator seeded and deterministic operations only."""
-    keras = backend.keras()
+    keras = backend.keras(compiled.folder())
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
