@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -77,7 +78,7 @@ def tell(outcome: Outcome, *, as_one_line: bool = False) -> int:
 
 def on_server(settings: Settings, call: Callable[[], T]) -> T:
     """Call a flow on the configured server, that of `retrain up`, or a temporary one."""
-    from flows.cli.server import choose_server, use_server
+    from flows.cli.server import choose_server, use_server, without_prefects_heartbeats
 
     server = choose_server(running_server())
     use_server(server)
@@ -85,7 +86,8 @@ def on_server(settings: Settings, call: Callable[[], T]) -> T:
     with ends(at_once=True):
         preload(settings)  # while a temporary server starts
     server.wait()
-    return call()
+    with without_prefects_heartbeats() if server.ours else nullcontext():
+        return call()
 
 
 def _run(settings: Settings, or_digits: bool, force_publish: str) -> Outcome:

@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,10 +173,12 @@ def _prefect_settings() -> SettingsContext:
         UsageError: Prefect cannot read them.
     """
     _be_quiet()
+    is_new = "prefect" not in sys.modules
     try:
         from prefect import context
 
-        context.refresh_global_settings_context()
+        if not is_new:
+            context.refresh_global_settings_context()
         return context.get_settings_context()
     except ValidationError as error:  # whose text repeats the value
         first = error.errors(include_input=False, include_url=False)[0]
@@ -338,6 +340,11 @@ class Server:
         """Whether this run started the server, which then ends with it."""
         return self._process is not None
 
+    @property
+    def ours(self) -> bool:
+        """Whether this project started the server, for this run or by `retrain up`."""
+        return self.password is not None
+
     def stop(self) -> None:
         """End a temporary server, and delete its folder."""
         if self._process is None or self._folder is None:
@@ -375,6 +382,16 @@ def use_server(server: Server) -> None:
     _be_quiet()
     if "prefect" in sys.modules:
         _prefect_settings()
+
+
+def without_prefects_heartbeats() -> AbstractContextManager[object]:
+    """A run whose end does not wait, for up to a second, for the thread that sends them.
+
+    For a server of ours, where nobody listens to them: every run sends its own, see `tasks.running.liveness`.
+    """
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def _be_quiet() -> None:

@@ -188,14 +188,23 @@ def _imports(module: str, sources: Sources) -> frozenset[str]:
     return frozenset(_project_imports(module, _tree(module, sources), sources))
 
 
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All statements, at any depth: a fifth of the nodes of a syntax tree."""
+    for statement in body:
+        yield statement
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(statement, field, ()))
+
+
 def _project_imports(module: str, tree: ast.Module, sources: Sources) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if sources.has(alias.name))
         elif isinstance(node, ast.ImportFrom) and sources.has(base := _absolute(module, node, sources)):
             yield base
             # `from package import name`: the name may be a module of its own.
-            yield from (full for alias in node.names if _source_path(sources, full := f"{base}.{alias.name}"))
+            if _is_package(base, sources):
+                yield from (full for alias in node.names if _source_path(sources, full := f"{base}.{alias.name}"))
 
 
 def _absolute(module: str, node: ast.ImportFrom, sources: Sources) -> str:
@@ -230,7 +239,7 @@ def _tree(module: str, sources: Sources) -> ast.Module:
 def source_digest(module: str, sources: Sources = OURS) -> str:
     """SHA-256 of a module's syntax tree without docstrings: independent of comments, layout, line numbers and paths."""
     tree = _tree(module, sources)
-    for node in ast.walk(tree):
+    for node in (tree, *_statements(tree.body)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and _has_docstring(
             node
         ):

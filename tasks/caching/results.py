@@ -41,6 +41,7 @@ class ResultFiles(WritableFileSystem):
     _artifacts: Artifacts = PrivateAttr()
     _kind: type[Value] = PrivateAttr()
     _fits: Fits = PrivateAttr()
+    _known: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def of(cls, store: ObjectStore, artifacts: Artifacts, kind: type[Value], fits: Fits) -> ResultFiles:
@@ -85,8 +86,13 @@ class ResultFiles(WritableFileSystem):
         return record
 
     def read_path(self, path: str, _sync: bool | None = None) -> bytes:  # type: ignore[override]
-        """The record as `read` returns it, written anew for Prefect, which treats any error as a cache miss."""
-        return _written(path, self.read(path))
+        """The record as `read` returns it, written anew for Prefect, which treats any error as a cache miss.
+
+        Prefect asks whether there is a result before it reads it, so a record is read and verified once.
+        """
+        if _key(path) not in self._known:
+            self._known[_key(path)] = self.read(path)
+        return _written(path, self._known[_key(path)])
 
     def write(self, path: str, record: Mapping[str, Any]) -> None:
         """Write a result as Prefect does. Raises StoreError."""
@@ -96,6 +102,7 @@ class ResultFiles(WritableFileSystem):
         """Write a result. Prefect hides an error raised here and goes on without a cached result, so log it."""
         if "/" not in path.strip("/"):
             return  # a failed run's result, which nothing reads; the run's state and log have the error
+        self._known.pop(_key(path), None)
         try:
             self._store.put(_key(path), sealed(content))
         except StoreError as error:

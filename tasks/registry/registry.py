@@ -54,7 +54,7 @@ from tasks.registry.documents import (
 from tasks.settings import MODEL_NAME, Gate
 from tasks.storage.objects import ObjectStore
 from tasks.storage.probe import Capabilities, check
-from tasks.storage.verified import fetch, write
+from tasks.storage.verified import fetch, holds, write
 from tasks.values import Receipt
 
 PIN_FILE = "reference.json"
@@ -714,8 +714,8 @@ class Registry:
 
     def _is_stored(self, version: int, path: str, data: bytes) -> bool:
         try:
-            return fetch(self.store, self.key(_version(version, path)), sha256(data), len(data)) == data
-        except (KeyMissing, ObjectTooLarge):
+            return holds(self.store, self.key(_version(version, path)), data)
+        except KeyMissing:
             return False
 
     def _has_manifest(self, version: int, content: str) -> bool:

@@ -71,5 +71,5 @@ def _digest(package: str) -> str:
 
 
 def _of_wheel(path: str) -> bool:
-    generated = path.startswith("../") or path.endswith(".pyc")
-    return not generated and Path(path).name not in {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
+    written = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
+    return not path.startswith("../") and not path.endswith(".pyc") and path.rpartition("/")[2] not in written

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import get_args
+import uuid
+from typing import Any, get_args
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 from prefect.utilities.callables import parameter_schema
 
 from flows.retrain import retrain
@@ -61,13 +64,15 @@ SECRET = "xq7Secret"
 )
 def test_a_run_with_a_secret_in_the_parameters_of_its_schedule_is_refused(
     data: dict[str, object],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The server stores them without a look at the form's patterns: whoever may add a schedule may write any."""
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "of a deployed run")
-    state = retrain(data=Data.model_validate(data), model="letters", return_state=True)
+    parameters = {"data": Data.model_validate(data), "model": "letters"}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(retrain), f"of {uuid.uuid4()}")
+        run = client.create_flow_run_from_deployment(deployment)
+    state: Any = run_flow(retrain, flow_run=run, parameters=parameters, return_type="state")
     with pytest.raises(UsageError, match="its address holds a password or a signature, which would be stored"):
         state.result()
     assert SECRET not in caplog.text + str(capfd.readouterr()) + str(state)

@@ -60,9 +60,21 @@ def test_a_result_is_read_only_while_its_artifacts_are_intact(store_url: str, tm
     assert [entry.key for entry in store.list("cache/results/")] == ["cache/results/step/key.json"]
     store.delete(f"cache/objects/{artifact.sha256}")
     with pytest.raises(ArtifactError, match="not in the store"):
-        files.read_path("step/key")
+        ResultFiles.of(store, artifacts, Deep, anything).read_path("step/key")
     with pytest.raises(KeyMissing):
         files.read_path("step/other")
+
+
+def test_a_call_of_a_step_reads_its_result_once(store_url: str, tmp_path: Path) -> None:
+    store = open_store(store_url)
+    checked: list[Value] = []
+    files = ResultFiles.of(store, Artifacts(store, tmp_path), Deep, lambda value, _: checked.append(value))
+    files.write_path("step/key", result({"deep": []}))
+    before = files.read_path("/step/key")
+    assert files.read_path("step/key") == before.replace(b"/step/key", b"step/key")
+    assert len(checked) == 1
+    files.write_path("step/key", result({"deep": []}, seconds=7.0))
+    assert ResultRecord.deserialize(files.read_path("step/key")).result["seconds"] == 7.0
 
 
 ARTIFACT: dict[str, Any] = {"sha256": "0" * 64, "size": 1, "media_type": "a/b"}
