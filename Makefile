@@ -60,7 +60,7 @@ lint: $(VENV)/dev.ok
 	$(VENV)/bin/mypy
 
 # Times the job against the plain script that does none of the rest, and the training against PyTorch, JAX and what the
-# machine multiplies at best, up to 6,000,000 images; takes about half an hour and 11 GB of memory.
+# machine multiplies at best, up to 6,000,000 images; takes about half an hour and 7 GB of memory.
 bench: $(VENV)/dev.ok .venv-peers/peers.ok
 	$(VENV)/bin/python -m tests.benchmarks.bench --peers .venv-peers/bin/python $(if $(MIRROR),--mirror '$(MIRROR)') $(ARGS)
 

@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import redirect_stdout
 
-PACKAGES = ("boto3", "keras", "prefect", "pydantic", "sklearn", "tensorflow")
+PACKAGES = ("boto3", "keras", "prefect", "pydantic", "tensorflow")
 
 
 class Timeline(logging.Handler):
