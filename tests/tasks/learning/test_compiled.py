@@ -37,10 +37,8 @@ def train(home: Path, *, succeeds: bool = True) -> str:
 def test_what_was_compiled_is_used_again_and_what_is_damaged_is_compiled_anew(tmp_path: Path) -> None:
     home = tmp_path / "home"
     weights = train(home)
-    kept = {path: path.read_bytes() for path in home.rglob("*.pb")}
-    assert len(kept) == 2  # whole batches, and the rest
-    first, _ = sorted(kept)
-    first.write_bytes(kept[first][:-100])
+    first, _ = sorted(home.rglob("*.pb"))  # of whole batches, and of the rest; of the process nothing is left
+    first.write_bytes(first.read_bytes()[:-100])
     assert train(home) == weights
 
     first.write_bytes(sealed(b"no machine code"))  # as no damage leaves it
@@ -52,45 +50,53 @@ def test_what_was_compiled_is_used_again_and_what_is_damaged_is_compiled_anew(tm
 
 
 @pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalStore]:
-    """As in a new process, with a home of its own."""
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalStore]:
+    """The copies in a home of its own, as a new process finds them."""
     monkeypatch.setenv("RETRAIN_HOME", str(tmp_path))
     compiled.folder.cache_clear()
-    compiled._temporary.cache_clear()
     yield LocalStore(tmp_path / "cache")
-    compiled._temporary().cleanup()
     compiled.folder.cache_clear()
-    compiled._temporary.cache_clear()
 
 
 @pytest.mark.parametrize("whose", ["own", "a link", "for all to write"])
-def test_a_folder_in_which_others_can_write_is_not_used(whose: str, process: LocalStore, tmp_path: Path) -> None:
-    prefix = compiled._own_prefix()
-    assert prefix
-    process.put(f"{prefix}entry.pb", sealed(b"machine code"))
-    folder = process.path(prefix.rstrip("/"))
+def test_a_folder_in_which_others_can_write_is_not_used(whose: str, kept: LocalStore, tmp_path: Path) -> None:
+    own = compiled._own_folder()
+    assert own
+    kept.put(f"compiled/{own.name}/kept/entry.pb", sealed(b"machine code"))
     if whose == "a link":
-        folder.rename(tmp_path / "elsewhere")
-        folder.symlink_to(tmp_path / "elsewhere")
+        own.rename(tmp_path / "elsewhere")
+        own.symlink_to(tmp_path / "elsewhere")
     elif whose == "for all to write":
-        folder.chmod(0o777)
+        own.chmod(0o777)
     temporary = compiled.folder()
     assert (temporary and [file.name for file in temporary.iterdir()]) == (["entry.pb"] if whose == "own" else None)
 
 
-def test_the_newest_entries_are_kept(process: LocalStore) -> None:
+def test_the_newest_entries_are_kept(kept: LocalStore) -> None:
     temporary = compiled.folder()
     assert temporary
     for number in range(compiled.MOST + 3):
         (temporary / f"{number}.pb").write_bytes(b"%d" % number)
         (temporary / f"{number}.pb.half-written").touch()
         compiled.keep()
-    kept = [fetch_sealed(process, entry.key) for entry in process.list("compiled/")]
-    assert sorted(map(int, kept)) == list(range(3, compiled.MOST + 3))
+    entries = [fetch_sealed(kept, entry.key) for entry in kept.list("compiled/") if "/kept/" in entry.key]
+    assert sorted(map(int, entries)) == list(range(3, compiled.MOST + 3))
 
 
-def test_where_there_is_no_room_everything_is_compiled(process: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_process_that_was_killed_is_deleted_by_a_later_one(kept: LocalStore) -> None:
+    own = compiled._own_folder()
+    assert own
+    old, new = own / "process-old", own / "process-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "entry.pb").touch()
+    os.utime(old, (0, 0))
+    assert compiled.folder()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_where_there_is_no_room_everything_is_compiled(kept: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "LARGEST", 1 << 60)
     assert compiled.folder() is None
     compiled.keep()
-    assert not list(process.list(""))
+    assert not list(kept.list(""))
